@@ -1,0 +1,1 @@
+"""One file for each reaction: an event becomes actions."""

@@ -1,0 +1,40 @@
+"""The ``waybill`` command.
+
+``COMMANDS`` is the one table of what there is: ``--help`` prints it without importing anything heavy, so that it
+answers at once, and a command's module is imported only when that command runs.
+"""
+
+from __future__ import annotations
+
+import sys
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    # name: (module:attribute, one sentence for the overview)
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit with its status (0 done, 1 failed, others in docs/reference/exit-codes.md)."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        sys.exit(0)
+    if arguments[0] in ("-V", "--version"):
+        from waybill import __version__
+
+        print(f"waybill {__version__}")
+        sys.exit(0)
+    from waybill.cli.run import run
+
+    sys.exit(run(arguments, COMMANDS))
+
+
+def overview() -> str:
+    """The text of ``waybill --help``."""
+    width = max((len(name) for name in COMMANDS), default=0)
+    rows = [f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        ["Usage: waybill COMMAND [OPTIONS]", "", "Push a branch, and the exact commit runs on every host.", ""]
+        + (["Commands:", *rows, ""] if rows else [])
+        + ["waybill COMMAND --help says more. Every command knows --json."]
+    )

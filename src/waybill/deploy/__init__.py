@@ -1,0 +1,1 @@
+"""Services, environments, grants, builds and rollouts."""

@@ -1,0 +1,1 @@
+"""Git forges: what they send and how it is authenticated."""

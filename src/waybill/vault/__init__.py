@@ -1,0 +1,1 @@
+"""Locked configuration: SOPS files, age identities, key grants."""

@@ -1,0 +1,1 @@
+"""Hooks, API, pages and the live stream."""

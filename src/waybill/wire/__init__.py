@@ -1,0 +1,1 @@
+"""Messages between server, agent and command line."""
