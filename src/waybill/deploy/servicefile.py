@@ -6,7 +6,7 @@ server and on each host. ``servicefile_parse`` reads the text; nothing else make
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -74,6 +74,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
         before: Names of functions run on each host before its switch.
         after: Names of functions run on each host after its switch.
         failed: Names of functions run on a host whose new version failed.
+        order: ``together`` switches all hosts at once, ``one-by-one`` the next when the one before is live.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
+    order: Literal["together", "one-by-one"] = "together"
 
 
 class ServiceFile(msgspec.Struct, frozen=True, kw_only=True):

