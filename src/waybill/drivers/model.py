@@ -86,26 +86,39 @@ class Put(msgspec.Struct, frozen=True, kw_only=True, tag="put"):
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
-    """Ask the keeper of a service (started when it is not there) and wait for its answer."""
+    """Ask the keeper of a service (started when it is not there) and wait for its answer.
+
+    Attributes:
+        key: ``service/environment``, for messages.
+        request: One request of ``agent/keeper.py``.
+        timeout: Seconds it may take; a keeper that dies meanwhile is started again and asked again.
+        folder: The keeper's own folder: state, control socket, logs.
+    """
 
     key: str
     request: dict[str, Any]
     timeout: float = 60.0
+    folder: str = ""
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     """Ask the new version, and only it, until it answers well or ``health.within`` has passed.
 
     Attributes:
-        port: TCP port on 127.0.0.1.
-        source: Source port to connect from, which the steering program sends to the new version; 0 for any.
-        owner: What the listening socket must belong to, so that nobody else answers in its place.
+        port: TCP port on ``address``.
+        source: Source port to connect from, which the steering program sends to the new version; 0 for any, or, with
+            a ``keeper:`` owner, the one that the keeper holds for this.
+        owner: Who must have accepted the connection, so that nobody else answers in its place: ``unit:NAME`` (a
+            process in the control group of that systemd unit), ``keeper:FOLDER:RELEASE`` (a process that the keeper in
+            FOLDER runs for that release), or empty for anybody.
+        address: The address to connect to, and from.
     """
 
     port: int
     health: Health
     source: int = 0
     owner: str = ""
+    address: str = "127.0.0.1"
 
 
 Command = Run | Put | Call | Probe
