@@ -69,8 +69,28 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     facts: str = ""
 
 
+Order = Literal["together", "one-by-one", "first-then-rest"]
+
+
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
-    """One build going to one environment."""
+    """One build going to one environment.
+
+    Attributes:
+        id: UUIDv7.
+        origin: What caused it, once per service and environment: an event's id, or an id of its own.
+        file: Path of the service file in the commit.
+        cause: ``push``, ``deploy`` or ``rollback``.
+        actor: Who caused it.
+        sequence: Of the manifest that hosts were told last; 0 before.
+        order: ``first-then-rest`` is for functions that one host runs before any other switches.
+        build: Digest of the packed build; empty where the tree is the build, or before it is there.
+        locked: Digest of the locked variables at the commit; empty without.
+        limit: Seconds that a connected host has.
+        previous: Rollout that was good when this one started; empty when there was none.
+        manifest: Canonical bytes as text; empty before it runs.
+        outcome: State that it ends in once hosts are back, while it is reverting.
+        reason: Why it is where it is.
+    """
 
     id: str
     service: str
@@ -83,14 +103,16 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     actor: str
     state: RolloutState
     created: str
+    origin: str
     sequence: int = 0
-    order: Literal["together", "one-by-one"] = "together"
+    order: Order = "together"
     needs_build: bool = False
     build: str = ""
     locked: str = ""
     limit: float = 600.0
     previous: str = ""
     manifest: str = ""
+    outcome: str = ""
     reason: str = ""
     started: str = ""
     finished: str = ""

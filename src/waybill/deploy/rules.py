@@ -141,7 +141,8 @@ def next_step(
 
     Args:
         hosts: All hosts of the rollout.
-        order: ``together`` tells all at once, ``one-by-one`` the next when the one before is through.
+        order: ``together`` tells all at once, ``one-by-one`` the next when the one before is through,
+            ``first-then-rest`` one host and then all others.
         limit: Seconds that a connected host has to reach a final state.
         has_previous: Whether there is a known good release to go back to.
     """
@@ -161,6 +162,8 @@ def next_step(
     waiting_on = [host for host in pending if not _given_up(host)]
     if untold and not waiting_on:
         here = [host for host in untold if not host.away] or untold
+        if order == "first-then-rest" and any(host.state == "live" for host in hosts):
+            return Tell(hosts=tuple(host.host for host in untold))
         return Tell(hosts=(here[0].host,))
     if waiting_on:
         return Wait(seconds=min(_patience(host, limit) for host in waiting_on))

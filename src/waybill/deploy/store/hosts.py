@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import sqlalchemy as sa
@@ -64,8 +64,6 @@ told_table = sa.Table(
     sa.Column("about", sa.String(160), primary_key=True),
     sa.Column("revision", Serial, nullable=False, index=True),
     sa.Column("kind", sa.String(16), nullable=False),
-    sa.Column("sequence", sa.Integer, nullable=False),
-    sa.Column("rollout", sa.String(36), nullable=False),
     sa.Column("body", sa.Text, nullable=False),
 )
 
@@ -191,20 +189,23 @@ def put_facts(connection: Connection, name: str, arch: str, facts: str) -> None:
     connection.execute(host_table.update().where(host_table.c.name == name).values(arch=arch, facts=facts))
 
 
-def tell(connection: Connection, host_name: str, message: Told, about: str) -> None:
-    """Leave a message for a host, in place of the last one about the same thing."""
-    row = {
-        "host": host_name,
-        "about": about,
-        "revision": message.revision,
-        "kind": type(message).__name__,
-        "sequence": _sequence(message),
-        "rollout": getattr(message, "rollout", ""),
-        "body": msgspec.json.encode(message).decode(),
-    }
-    insert = upsert(connection, told_table).values(**row)
-    changed = {name: value for name, value in row.items() if name not in ("host", "about")}
-    connection.execute(insert.on_conflict_do_update(index_elements=["host", "about"], set_=changed))
+def tell(connection: Connection, messages: Mapping[str, Told], about: str) -> None:
+    """Leave a message for each of these hosts, in place of the last one about the same thing."""
+    rows = [
+        {
+            "host": name,
+            "about": about,
+            "revision": message.revision,
+            "kind": type(message).__name__,
+            "body": msgspec.json.encode(message).decode(),
+        }
+        for name, message in messages.items()
+    ]
+    if not rows:
+        return
+    insert = upsert(connection, told_table)
+    changed = {name: insert.excluded[name] for name in ("revision", "kind", "body")}
+    connection.execute(insert.on_conflict_do_update(index_elements=["host", "about"], set_=changed), rows)
     notify(connection, TOLD)
 
 
@@ -295,12 +296,6 @@ def sealed(connection: Connection, service: str, environment: str) -> dict[str, 
         sealed_table.c.service == service, sealed_table.c.environment == environment
     )
     return {row.host: row.armor for row in connection.execute(query)}
-
-
-def _sequence(message: Told) -> int:
-    if isinstance(message, Desired):
-        return int(msgspec.json.decode(message.manifest)["sequence"])
-    return message.sequence if isinstance(message, Abandon) else 0
 
 
 def _host(row: sa.RowMapping, now: float) -> Host:

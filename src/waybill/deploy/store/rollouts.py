@@ -37,9 +37,12 @@ rollout_table = sa.Table(
     sa.Column("limit", sa.Double, nullable=False),
     sa.Column("previous", sa.String(36), nullable=False),
     sa.Column("manifest", sa.Text, nullable=False),
+    sa.Column("origin", sa.String(36), nullable=False),
+    sa.Column("outcome", sa.String(16), nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("started", sa.String(24), nullable=False),
     sa.Column("finished", sa.String(24), nullable=False),
+    sa.UniqueConstraint("origin", "service", "environment"),
     sa.Index("ix_rollout_key_state", "service", "environment", "state"),
 )
 
@@ -104,12 +107,15 @@ class BuildRow(msgspec.Struct, frozen=True, kw_only=True):
     asked: float = 0.0
 
 
-def add_rollout(connection: Connection, rollout: Rollout, hosts: Iterable[str]) -> None:
-    """Keep a new rollout and its hosts."""
-    connection.execute(rollout_table.insert().values(**msgspec.structs.asdict(rollout)))
+def add_rollout(connection: Connection, rollout: Rollout, hosts: Iterable[str]) -> bool:
+    """Keep a new rollout and its hosts; returns False when its origin made one for this environment before."""
+    insert = upsert(connection, rollout_table).values(**msgspec.structs.asdict(rollout)).on_conflict_do_nothing()
+    if not connection.execute(insert).rowcount:
+        return False
     rows = [{"rollout": rollout.id, "host": name} for name in hosts]
     if rows:
         connection.execute(rollout_host_table.insert(), rows)
+    return True
 
 
 def update_rollout(connection: Connection, identity: str, **changed: Any) -> Rollout:
@@ -226,21 +232,12 @@ def set_good(connection: Connection, service: str, environment: str, identity: s
     )
 
 
-def build_for(connection: Connection, rollout: Rollout) -> BuildRow:
-    """The build of a rollout's commit, wanted from now on if it was not yet."""
-    values = {
-        "id": new_id(),
-        "service": rollout.service,
-        "repository": rollout.repository,
-        "commit": rollout.commit,
-        "file": rollout.file,
-        "state": "wanted",
-    }
-    connection.execute(upsert(connection, build_table).values(**values).on_conflict_do_nothing())
+def build_for(connection: Connection, *, service: str, repository: str, commit: str, file: str) -> BuildRow:
+    """The build of a commit, wanted from now on if it was not yet."""
+    values = {"id": new_id(), "service": service, "repository": repository, "commit": commit, "file": file}
+    connection.execute(upsert(connection, build_table).values(**values, state="wanted").on_conflict_do_nothing())
     query = sa.select(build_table).where(
-        build_table.c.repository == rollout.repository,
-        build_table.c.commit == rollout.commit,
-        build_table.c.file == rollout.file,
+        build_table.c.repository == repository, build_table.c.commit == commit, build_table.c.file == file
     )
     return _build(connection, connection.execute(query).mappings().one())
 

@@ -150,10 +150,13 @@ def upgrade() -> None:
         sa.Column("limit", sa.Double(), nullable=False),
         sa.Column("previous", sa.String(length=36), nullable=False),
         sa.Column("manifest", sa.Text(), nullable=False),
+        sa.Column("origin", sa.String(length=36), nullable=False),
+        sa.Column("outcome", sa.String(length=16), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("started", sa.String(length=24), nullable=False),
         sa.Column("finished", sa.String(length=24), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_rollout")),
+        sa.UniqueConstraint("origin", "service", "environment", name=op.f("uq_rollout_origin_service_environment")),
     )
     with op.batch_alter_table("rollout", schema=None) as batch_op:
         batch_op.create_index("ix_rollout_key_state", ["service", "environment", "state"], unique=False)
@@ -206,8 +209,6 @@ def upgrade() -> None:
         sa.Column("about", sa.String(length=160), nullable=False),
         sa.Column("revision", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("kind", sa.String(length=16), nullable=False),
-        sa.Column("sequence", sa.Integer(), nullable=False),
-        sa.Column("rollout", sa.String(length=36), nullable=False),
         sa.Column("body", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("host", "about", name=op.f("pk_told")),
     )
