@@ -35,11 +35,7 @@ def database_url(request, tmp_path):
 @pytest.fixture
 def db(database_url, tmp_path):
     """An opened, migrated database."""
-    import waybill.deploy.store.access
-    import waybill.deploy.store.hosts
-    import waybill.deploy.store.repositories
-    import waybill.deploy.store.rollouts
-    import waybill.events.outbox  # noqa: F401
+    import waybill.server.wiring  # noqa: F401 - registers all tables
     from waybill.infra import migrate
     from waybill.infra.db import Database
 

@@ -182,6 +182,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("service", "environment", "host", name=op.f("pk_sealed_key")),
     )
     op.create_table(
+        "server",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_server")),
+    )
+    op.create_table(
         "target",
         sa.Column("service", sa.String(length=64), nullable=False),
         sa.Column("environment", sa.String(length=64), nullable=False),
