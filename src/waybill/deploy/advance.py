@@ -116,8 +116,7 @@ def _step(connection: Connection, rollout: Rollout) -> float | None:
     if rollout.state == "reverting":
         step = rules.after_revert(hosts, rollout.limit)
     else:
-        has_previous = bool(rollout.previous)
-        step = rules.next_step(hosts, order=rollout.order, limit=rollout.limit, has_previous=has_previous)
+        step = rules.next_step(hosts, order=rollout.order, limit=rollout.limit)
     match step:
         case rules.Wait(seconds=seconds):
             return seconds

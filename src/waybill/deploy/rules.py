@@ -134,9 +134,7 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
 Step = Tell | Wait | Revert | End
 
 
-def next_step(
-    hosts: Sequence[RolloutHost], *, order: str = "together", limit: float = 600.0, has_previous: bool = True
-) -> Step:
+def next_step(hosts: Sequence[RolloutHost], *, order: str = "together", limit: float = 600.0) -> Step:
     """What a running rollout does next.
 
     Args:
@@ -144,15 +142,12 @@ def next_step(
         order: ``together`` tells all at once, ``one-by-one`` the next when the one before is through,
             ``first-then-rest`` one host and then all others.
         limit: Seconds that a connected host has to reach a final state.
-        has_previous: Whether there is a known good release to go back to.
     """
     failed = [host for host in hosts if host.state in ("failed", "refused", "abandoned")]
     overdue = [host for host in hosts if _pending(host) and not host.away and host.told > limit]
     if failed or overdue:
         reason = _failure(failed, overdue, limit)
         told = tuple(host.host for host in hosts if host.state != "untold")
-        if not has_previous and not any(host.state == "live" for host in hosts) and not overdue:
-            return End(state="failed", reason=reason)
         return Revert(hosts=told, reason=reason)
     away = [host for host in hosts if host.away and not _through(host)]
     pending = [host for host in hosts if _pending(host)]
