@@ -58,16 +58,14 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
             place = node.where or self.title
             faults.add(node, f"{place} must be a mapping, such as {self.example}; it is {node}.")
             return {}
-        known = {key.name: key for key in self.keys}
-        for name, _ in node.entries:
-            if name.text not in known and name.text not in others:
-                unknown_key(name, node, [*known, *others], faults)
+        known = [*(key.name for key in self.keys), *others]
+        meant = {unknown_key(name, node, known, faults) for name, _ in node.entries if name.text not in known}
         values: dict[str, Any] = {}
         place = f"{node.where} has" if node.where else "the file has"
         for key in self.keys:
             if (item := node.get(key.name)) is not None:
                 values[key.name] = key.kind.read(item, faults)
-            elif self.required(key):
+            elif self.required(key) and key.name not in meant:  # a misspelt key is told once
                 example = f"{key.name}: {key.kind.example}"
                 faults.add(node, f"{place} no {key.name!r} ({lower(key.doc)}); add one, such as {example}.")
         return {name: value for name, value in values.items() if value is not BAD}
@@ -96,9 +94,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def unknown_key(name: Node, node: Node, known: Iterable[str], faults: Faults) -> None:
-    """Note a key that does not exist, with the nearest one that does."""
-    known = list(known)
+def unknown_key(name: Node, node: Node, known: list[str], faults: Faults) -> str:
+    """Note a key that does not exist; returns the nearest one that does, empty when none is near."""
     near = difflib.get_close_matches(name.text, known, n=1)
     place = f"in {node.where}" if node.where else "at the top"
     if near:
@@ -108,6 +105,7 @@ def unknown_key(name: Node, node: Node, known: Iterable[str], faults: Faults) ->
     else:
         hint = f"known: {', '.join(known)}."
     faults.add(name, f"there is no key {shown(name.text)} {place}; {hint}")
+    return near[0] if near else ""
 
 
 def default_text(key: Key, default: Any) -> Any:

@@ -39,7 +39,7 @@ def name(what: str, example: str, *, letters: str = "a-z0-9-") -> Text:
         words=what,
         example=example,
         pattern=rf"[a-z0-9][{letters}]{{0,39}}(?<!-)",
-        rule=f"has lower-case letters, digits, '-'{extra}, and at most 40 of them",
+        rule=f"must be lower-case letters, digits and '-'{extra}, at most 40",
         suggest=lambda text: re.sub(rf"[^{letters}]+", "-", text.lower()).strip("-_")[:40].rstrip("-_"),
     )
 

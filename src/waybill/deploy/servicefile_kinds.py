@@ -134,33 +134,34 @@ class Amount(msgspec.Struct, frozen=True, kw_only=True):
     """A number with its unit, such as ``1h30m`` or ``512MiB``; a bare number is refused, since nobody sees its unit.
 
     Attributes:
-        units: Symbol and factor, the largest first.
-        low: The least that is allowed, in the smallest unit's terms (seconds, bytes).
+        units: Symbol and how many of the smallest unit it is, the largest first.
+        per: How many of the smallest unit make 1 of the value: 1000 ms a second, 1 B a byte.
+        low: The least that is allowed, as the value has it.
         high: The most.
         bare: Symbol suggested for a bare number.
-        integer: Whether the value is an int (bytes) or a float (seconds).
     """
 
     words: str
     example: str
-    units: tuple[tuple[str, float], ...]
+    units: tuple[tuple[str, int], ...]
+    per: int
     low: float
     high: float
     bare: str
-    integer: bool = False
 
     def read(self, node: Node, faults: Faults) -> Any:
-        """The amount in seconds or bytes."""
+        """The amount: seconds as a float, bytes as an int."""
         match = re.fullmatch(self.pattern(), node.text) if node.type == "text" else None
         if match is None:
             near = self._near(node)
             return bad(faults, node, f"{node.where} must be {self.words}, such as {near}; it is {node}.")
         parts = zip(match.groups(), self.units, strict=True)
-        value = sum(int(digits) * factor for digits, (_, factor) in parts if digits)
+        count = sum(int(digits) * factor for digits, (_, factor) in parts if digits)
+        value = count if self.per == 1 else count / self.per  # one division, so that 2s397ms is 2.397
         if not self.low <= value <= self.high:
             span = f"from {self.format(self.low)} to {self.format(self.high)}"
             return bad(faults, node, f"{node.where} may be {span}; it is {shown(node.text)}.")
-        return int(value) if self.integer else float(value)
+        return value
 
     def pattern(self) -> str:
         """Regular expression: each unit at most once, the largest first."""
@@ -168,11 +169,10 @@ class Amount(msgspec.Struct, frozen=True, kw_only=True):
 
     def format(self, value: float) -> str:
         """The amount as a file writes it."""
-        # One rounding at the start: 0.1 s is 100 ms, whatever binary fractions make of it.
-        rest = round(value / self.units[-1][1])
+        rest = round(value * self.per)
         out = ""
         for symbol, factor in self.units:
-            count, rest = divmod(rest, round(factor / self.units[-1][1]))
+            count, rest = divmod(rest, factor)
             out += f"{count}{symbol}" if count else ""
         return out or f"0{self.bare}"
 
@@ -341,11 +341,11 @@ DAY = 24 * HOUR
 
 def duration(low: float, high: float) -> Amount:
     """A duration in seconds between two bounds."""
-    units = (("h", 3600.0), ("m", 60.0), ("s", 1.0), ("ms", 0.001))
-    return Amount(words="a duration", example="30s", units=units, low=low, high=high, bare="s")
+    units = (("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
+    return Amount(words="a duration", example="30s", units=units, per=1000, low=low, high=high, bare="s")
 
 
 def size(low: int, high: int) -> Amount:
     """A size in bytes between two bounds."""
-    units = (("TiB", 2.0**40), ("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10), ("B", 1.0))
-    return Amount(words="a size", example="512MiB", units=units, low=low, high=high, bare="B", integer=True)
+    units = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
+    return Amount(words="a size", example="512MiB", units=units, per=1, low=low, high=high, bare="B")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, get_args
 
 import msgspec
 
@@ -142,10 +142,11 @@ def _option_schema(options: type[msgspec.Struct]) -> Schema:
 
 def amount_of(annotation: Any) -> Amount | None:
     """The kind of an option annotated ``Meta(extra={"unit": "seconds"})`` or ``"bytes"``, None for any other."""
-    for meta in getattr(annotation, "__metadata__", ()):
-        unit = (getattr(meta, "extra", None) or {}).get("unit")
-        if unit == "seconds":
-            return duration(0, DAY)
-        if unit == "bytes":
-            return size(1, 2**40)
+    for part in (annotation, *get_args(annotation)):
+        for meta in getattr(part, "__metadata__", ()):
+            unit = (getattr(meta, "extra", None) or {}).get("unit")
+            if unit == "seconds":
+                return duration(0, DAY)
+            if unit == "bytes":
+                return size(1, 2**40)
     return None

@@ -266,6 +266,8 @@ class _Builder:
                 self._fault(event, f"the key {shown(key.text)} stands here twice, first in line {first.line}.")
             word = key.text if _WORD.fullmatch(key.text) else shown(key.text)
             value = self._node(next(self._events), f"{where}.{word}" if where else word, depth + 1)
+            if value.type == "nothing" and not value.text:  # it stands nowhere; its key does
+                value = msgspec.structs.replace(value, line=key.line, column=key.column)
             entries.setdefault(key.text, (key, value))
         return Node("mapping", *_place(start), where, entries=tuple(entries.values()))
 
