@@ -10,6 +10,12 @@ import sys
 
 COMMANDS: dict[str, tuple[str, str]] = {
     # name: (module:attribute, one sentence for the overview)
+    "lock": ("waybill.cli.vault:lock", "Lock an environment's variables into the file that is committed."),
+    "unlock": ("waybill.cli.vault:unlock", "Write an environment's variables where git ignores them."),
+    "edit": ("waybill.cli.vault:edit", "Change locked variables in $EDITOR."),
+    "rotate": ("waybill.cli.vault:rotate", "Make a new key for an environment and encrypt every value anew."),
+    "run": ("waybill.cli.vault:run", "Run a command with an environment's variables."),
+    "keys": ("waybill.cli.vault:keys", "Show, list, grant and revoke who can open an environment."),
 }
 
 

@@ -1,0 +1,1 @@
+"""What the vault reaches others by."""
