@@ -67,7 +67,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
-    """Run a program to its end; a status other than 0 fails the step. Never a shell."""
+    """Run a program to its end; a status that is not in ``accept`` fails the step. Never a shell."""
 
     argv: tuple[str, ...]
     cwd: str | None = None
@@ -75,6 +75,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
     environment: dict[str, str] = {}
     stdin: str = ""
     timeout: float = 60.0
+    accept: tuple[int, ...] = (0,)
 
 
 class Put(msgspec.Struct, frozen=True, kw_only=True, tag="put"):
@@ -121,7 +122,19 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     address: str = "127.0.0.1"
 
 
-Command = Run | Put | Call | Probe
+class Drained(msgspec.Struct, frozen=True, kw_only=True, tag="drained"):
+    """Wait until no connection to a version is left, accepted or not, but no longer than ``within``; never fails.
+
+    Attributes:
+        port: The TCP port that the version listens on.
+        within: Seconds.
+    """
+
+    port: int
+    within: float
+
+
+Command = Run | Put | Call | Probe | Drained
 
 Step = Literal["start", "probe", "switch", "stop"]
 
