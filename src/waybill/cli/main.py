@@ -10,6 +10,12 @@ import sys
 
 COMMANDS: dict[str, tuple[str, str]] = {
     # name: (module:attribute, one sentence for the overview)
+    "hook": ("waybill.cli.hook:app", "tell the server of pushes to a bare repository"),
+}
+
+PLAIN: dict[str, str] = {
+    # Run by git while a person waits: no more than the standard library is imported for these.
+    "hook post-receive": "waybill.cli.post_receive",
 }
 
 
@@ -24,6 +30,10 @@ def main(argv: list[str] | None = None) -> None:
 
         print(f"waybill {__version__}")
         sys.exit(0)
+    if (plain := PLAIN.get(" ".join(arguments[:2]))) is not None:
+        from importlib import import_module
+
+        sys.exit(import_module(plain).main(arguments[2:]))
     from waybill.cli.run import run
 
     sys.exit(run(arguments, COMMANDS))
