@@ -16,6 +16,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rotate": ("waybill.cli.vault:rotate", "Make a new key for an environment and encrypt every value anew."),
     "run": ("waybill.cli.vault:run", "Run a command with an environment's variables."),
     "keys": ("waybill.cli.vault:keys", "Show, list, grant and revoke who can open an environment."),
+    "hook": ("waybill.cli.hook:app", "Tell the server of pushes to a bare repository."),
+}
+
+PLAIN: dict[str, str] = {
+    # Run by git while a person waits: no more than the standard library is imported for these.
+    "hook post-receive": "waybill.cli.post_receive",
 }
 
 
@@ -30,6 +36,10 @@ def main(argv: list[str] | None = None) -> None:
 
         print(f"waybill {__version__}")
         sys.exit(0)
+    if (plain := PLAIN.get(" ".join(arguments[:2]))) is not None:
+        from importlib import import_module
+
+        sys.exit(import_module(plain).main(arguments[2:]))
     from waybill.cli.run import run
 
     sys.exit(run(arguments, COMMANDS))
