@@ -37,12 +37,15 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True, tag="desired"):
         rollout: Id of the rollout that wants it.
         manifest: Canonical bytes of the ``trust.manifest.Manifest``, as text, exactly as first written.
         sealed: The environment's age identity encrypted to this host (age armor), when it has locked variables.
+        once: Whether this host runs the functions marked ``once``; one host of a rollout does, and the others are
+            told when it has.
     """
 
     revision: int
     rollout: str
     manifest: str
     sealed: str | None = None
+    once: bool = True
 
 
 class Abandon(msgspec.Struct, frozen=True, kw_only=True, tag="abandon"):
