@@ -12,15 +12,11 @@ import binascii
 import hashlib
 import hmac
 import os
-import platform
-import shutil
-from pathlib import Path
 
 import msgspec
 
-from waybill import __version__
+from waybill.agent.facts import facts
 from waybill.agent.state import Config, Home, write
-from waybill.core.clock import stamp
 from waybill.core.errors import ConflictError, InvalidInputError, UnauthenticatedError
 from waybill.wire.agent import Enrolled, Enrolment, Facts
 
@@ -79,7 +75,7 @@ def write_token(token: Token) -> str:
 
 def make_identity(name: str) -> Identity:
     """Fresh keys of a host."""
-    import pyrage
+    import pyrage  # type: ignore[import-untyped]
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -113,7 +109,7 @@ def request(token: Token, name: str, identity: Identity, facts: Facts) -> Enrolm
 def proof(secret: str, token: str, name: str, csr: str, recipient: str) -> str:
     """The HMAC of an enrolment, see ``wire.agent.Enrolment``."""
     key = hashlib.sha256(secret.encode()).digest()
-    return hmac.new(key, "\0".join((token, name, csr, recipient)).encode(), "sha256").hexdigest()
+    return hmac.new(key, f"{token}\0{name}\0{csr}\0{recipient}".encode(), "sha256").hexdigest()
 
 
 def check_authority(enrolled: Enrolled, token: Token) -> None:
@@ -188,25 +184,3 @@ def fingerprint(recipient: str) -> str:
     """What host and person compare: the first 16 hex digits of the recipient's SHA-256, in groups of four."""
     digits = hashlib.sha256(recipient.strip().encode()).hexdigest()[:16]
     return " ".join(digits[start : start + 4] for start in range(0, 16, 4))
-
-
-def facts(folder: Path) -> Facts:
-    """What this host says of itself."""
-    from waybill.agent.placing import drivers
-
-    place = folder if folder.exists() else folder.parent
-    return Facts(
-        version=__version__,
-        arch=platform.machine(),
-        system=_system(),
-        at=stamp(),
-        drivers=sorted(drivers()),
-        disk_free=shutil.disk_usage(place if place.exists() else "/").free,
-    )
-
-
-def _system() -> str:
-    try:
-        return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
-    except OSError:
-        return platform.system()

@@ -234,7 +234,7 @@ async def unpack(
 ) -> None:
     """Fill a new folder from an open file; it is gone again when that fails."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o755)
+    folder.mkdir(mode=0o755)  # noqa: ASYNC240 - a local folder does not block
     if user:
         os.chown(folder, user.uid, user.gid)
     try:

@@ -134,7 +134,7 @@ def subject(message: Desired | Abandon | Remove) -> tuple[str, str]:
     return message.service, message.environment
 
 
-def next_step(  # noqa: C901, PLR0911 - one table, read from top to bottom
+def next_step(  # noqa: C901, PLR0911, PLR0912 - one table, read from top to bottom
     told: Told, attempt: Attempt | None, live: Live | None, *, held: bool, exists: bool
 ) -> Step:
     """The one thing to do now.
@@ -152,10 +152,12 @@ def next_step(  # noqa: C901, PLR0911 - one table, read from top to bottom
     if attempt and not attempt.cleared and not (live and live.placed.release.id == attempt.release):
         if attempt.verdict:
             return Undo()
-        if attempt.sequence <= told.abandoned:
+        if attempt.sequence <= told.abandoned and not attempt.rollback:
             return Judge("abandoned", "the server took it back.")
-        if held:
+        if held and not attempt.rollback:
             return Judge("held", "a person on this host said hold.")
+        if attempt.rollback and attempt.rollback == told.highest:
+            return Continue(attempt.stage)
         if wanted is None or (attempt.sequence, attempt.rollout) != (wanted.sequence, told.rollout):
             return Judge("abandoned", f"superseded by sequence {told.highest}.")
         return Continue(attempt.stage)
@@ -166,6 +168,8 @@ def next_step(  # noqa: C901, PLR0911 - one table, read from top to bottom
     if held:
         return Rest("held")
     if wanted.sequence <= told.abandoned:
+        return Rest("abandoned")
+    if attempt and attempt.rollback == wanted.sequence:
         return Rest("abandoned")
     if (
         attempt

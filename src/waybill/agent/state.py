@@ -23,7 +23,6 @@ from waybill.core.errors import ConflictError, InvalidInputError, NotFoundError
 from waybill.drivers.model import Release
 from waybill.trust import manifest as manifests
 from waybill.trust.manifest import Manifest
-from waybill.wire.agent import State
 
 T = TypeVar("T")
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -91,12 +90,21 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Placed(msgspec.Struct, frozen=True, kw_only=True):
-    """A release laid out on this host, with all that is needed to start or stop it again without the server."""
+    """A release laid out on this host, with all that is needed to start or stop it again without the server.
+
+    Attributes:
+        manifest: What it was made from.
+        driver: Which driver runs it.
+        release: What the driver is told; its options are a plain object when they come from disk.
+        sealed: The environment's age identity, encrypted to this host.
+        variables: Path of the locked file in the commit.
+    """
 
     manifest: Manifest
     driver: str
     release: Release
     sealed: str | None = None
+    variables: str | None = None
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +124,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
         reason: One sentence for a person.
         evidence: What was seen.
         cleared: Nothing of it is left but this record.
+        rollback: The highest sequence told when a person on this host asked to go back; 0 when nobody did.
+        again: The release to go back to.
+        by: Who asked.
     """
 
     sequence: int
@@ -131,6 +142,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     evidence: str = ""
     cleared: bool = False
+    rollback: int = 0
+    again: Placed | None = None
+    by: str = ""
 
 
 class Live(msgspec.Struct, frozen=True, kw_only=True):
@@ -361,22 +375,6 @@ def read(path: Path, kind: type[T]) -> T | None:
         return None
     except msgspec.DecodeError as error:
         raise InvalidInputError(f"{path} is damaged: {error}") from error
-
-
-def state_of(told: Told, attempt: Attempt | None, live: Live | None, *, held: bool) -> State:
-    """Where the host stands, for a person to read; the rules decide by more than this."""
-    wanted = told.wanted()
-    if told.removed:
-        return "removed"
-    if wanted and live and live.placed.manifest.sequence == wanted.sequence:
-        return "live"
-    if held:
-        return "held"
-    if wanted and wanted.sequence <= told.abandoned:
-        return "abandoned"
-    if attempt and wanted and (attempt.sequence, attempt.rollout) == (wanted.sequence, told.rollout):
-        return attempt.verdict or attempt.stage
-    return "waiting"
 
 
 def options_of(placed: Placed, kind: type[Any]) -> Placed:

@@ -10,8 +10,8 @@ links that leave FOLDER are refused. Files come out read-only.
 ``.gitattributes`` play no part.
 """
 
-# ruff: noqa: PTH - pathlib costs milliseconds at every start
-# ruff: noqa: T201 - it speaks to the agent by its standard error
+# pathlib would cost milliseconds at every start, and standard error is how it speaks to the agent:
+# ruff: noqa: PTH102, PTH118, PTH120, PTH123, PTH211, T201
 
 from __future__ import annotations
 
