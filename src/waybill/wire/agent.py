@@ -21,12 +21,15 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
         host: The name by which the server knows this host.
         at: The server's clock, RFC 3339 UTC, by which an agent notices a skewed clock.
         heartbeat: Seconds between lines at most; three times that in silence means the connection is dead.
+        revision: The newest revision that the server knows; lower than the agent's means that an older copy of the
+            database was put back.
     """
 
     server: str
     host: str
     at: str
     heartbeat: int = 20
+    revision: int | None = None
 
 
 class Desired(msgspec.Struct, frozen=True, kw_only=True, tag="desired"):
