@@ -22,6 +22,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 PLAIN: dict[str, str] = {
     # Run by git while a person waits: no more than the standard library is imported for these.
     "hook post-receive": "waybill.cli.post_receive",
+    "init": ("waybill.cli.project:init", "Write a working waybill.yml for this repository."),
+    "check": ("waybill.cli.project:check", "Say whether the service files of a checkout are right."),
+    "schema": ("waybill.cli.project:schema", "Print the JSON Schema of waybill.yml, for editors."),
 }
 
 

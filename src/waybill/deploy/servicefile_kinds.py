@@ -89,7 +89,7 @@ class Text(msgspec.Struct, frozen=True, kw_only=True):
 
     def schema(self) -> Schema:
         """A string, or a number when it may be written without quotes."""
-        kind: Schema = {"type": ["string", "number"] if self.numbers and not self.pattern else "string"}
+        kind: Schema = {"type": ["string", "number"] if self.numbers else "string"}
         return kind | ({"pattern": f"^(?:{self.pattern})$"} if self.pattern else {"minLength": 1})
 
 
@@ -305,8 +305,12 @@ def flow(items: Sequence[str]) -> str:
     """A YAML list in one line, with quotes only where they are needed."""
     plain = re.compile(r"[A-Za-z0-9_./+=@-]+")
     words = ("true", "false", "null")
-    quoted = [item if plain.fullmatch(item) and item.lower() not in words else json.dumps(item) for item in items]
-    return f"[{', '.join(quoted)}]"
+
+    def written(item: str) -> str:
+        bare = plain.fullmatch(item) and item.lower() not in words
+        return item if bare else json.dumps(item, ensure_ascii=False)
+
+    return f"[{', '.join(map(written, items))}]"
 
 
 def as_list(text: str) -> str:

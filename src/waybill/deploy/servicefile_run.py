@@ -7,6 +7,7 @@ An option whose number has a unit says so: ``Annotated[float, Meta(extra={"unit"
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, get_args
@@ -105,7 +106,7 @@ class RunKind(msgspec.Struct, frozen=True, kw_only=True):
         choices = []
         for name in sorted(self.drivers):
             choice = self.group.schema()
-            own = _option_schema(self.drivers[name].Options)
+            own = option_schema(self.drivers[name].Options)
             choice["title"] = f"driver {name}"
             choice["properties"] = (
                 own["properties"] | choice["properties"] | {"driver": choice["properties"]["driver"] | {"const": name}}
@@ -115,7 +116,8 @@ class RunKind(msgspec.Struct, frozen=True, kw_only=True):
         return {"oneOf": choices} if choices else self.group.schema()
 
 
-def _option_schema(options: type[msgspec.Struct]) -> Schema:
+def option_schema(options: type[msgspec.Struct]) -> Schema:
+    """JSON Schema of a driver's options; descriptions come from ``Meta`` or the Attributes of the docstring."""
     _, components = msgspec.json.schema_components([options], ref_template="{name}")
 
     def inlined(value: Any) -> Any:
@@ -128,16 +130,24 @@ def _option_schema(options: type[msgspec.Struct]) -> Schema:
         return {key: inlined(item) for key, item in value.items()}
 
     schema: Schema = inlined(components[options.__name__])
+    told = _attributes(options.__doc__ or "")
     for field in msgspec.structs.fields(options):
-        kind = amount_of(field.type)
-        shown_as = schema["properties"][field.encode_name]
-        shown_as.pop("title", None)
-        if kind is not None:
-            default = shown_as.get("default")
-            text = {} if default is None else {"default": kind.format(default)}
-            kept = {"description": shown_as["description"]} if "description" in shown_as else {}
-            schema["properties"][field.encode_name] = kind.schema() | kept | text
+        option = schema["properties"][field.encode_name]
+        default = option.pop("default", None)
+        description = option.pop("description", told.get(field.name))
+        if (kind := amount_of(field.type)) is not None:
+            option = kind.schema() | {"title": kind.words.removeprefix("a ")}
+            default = None if default is None else kind.format(default)
+        option |= {"description": description} if description else {}
+        schema["properties"][field.encode_name] = option | ({} if default is None else {"default": default})
     return schema
+
+
+def _attributes(docstring: str) -> dict[str, str]:
+    _, _, section = inspect.cleandoc(docstring).partition("Attributes:\n")
+    section = section.split("\n\n")[0].replace("``", "`")
+    entries = re.split(r"^    (?=\w+: )", section, flags=re.MULTILINE)[1:]
+    return {name: " ".join(words.split()) for name, _, words in (entry.partition(":") for entry in entries)}
 
 
 def amount_of(annotation: Any) -> Amount | None:
