@@ -87,7 +87,7 @@ class Service:
         self._report = report
         self._changed = asyncio.Event()
         self._retiring: asyncio.Task[None] | None = None
-        self._trouble = ""
+        self.trouble = ""
         self._health: Health = "unknown"
         self._last: Report | None = None
         self._opened: dict[str, dict[str, str]] = {}
@@ -109,7 +109,7 @@ class Service:
                         continue
                     self._tell(step.state)
                 except (WaybillError, OSError) as error:
-                    self._trouble = str(error)
+                    self.trouble = str(error)
                     log.warning("%s: %s", self.folder.key, error)
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(RETRY):
@@ -149,9 +149,9 @@ class Service:
                 if not undecided:
                     await self._commands("switch", live.placed, None)
             except WaybillError as error:
-                self._trouble = f"what was live could not be brought up again: {error}"
+                self.trouble = f"what was live could not be brought up again: {error}"
                 self._health = "failing"
-                log.warning("%s: %s", self.folder.key, self._trouble)
+                log.warning("%s: %s", self.folder.key, self.trouble)
             self._retire()
 
     async def _supervise(self, step: rules.Step) -> None:
@@ -198,7 +198,7 @@ class Service:
                 try:
                     await self._stage(told, attempt, live)
                 except UnavailableError as error:
-                    self._trouble = error.reason
+                    self.trouble = error.reason
                     self._tell("waiting" if stage == "fetching" else stage)
                     await asyncio.sleep(random.uniform(0.2, 5.0))  # noqa: S311 - spreads load, guards nothing
                 except (WaybillError, OSError) as error:
@@ -208,7 +208,7 @@ class Service:
         wanted = told.wanted()
         if wanted is None:
             return
-        self._trouble = ""
+        self.trouble = ""
         self.folder.store(
             Attempt(sequence=wanted.sequence, rollout=told.rollout, release=placing.new_release(wanted), at=told.at)
         )
@@ -268,7 +268,7 @@ class Service:
                 took=max(0, round(took)),
             )
         )
-        self._trouble, self._health = "", "healthy" if placed.release.health else "unknown"
+        self.trouble, self._health = "", "healthy" if placed.release.health else "unknown"
         self._note(f"{attempt.release} live")
 
     async def _after(self, placed: Placed) -> None:
@@ -276,7 +276,7 @@ class Service:
             for name in await self._functions(placed, "after", once=self.folder.told().once):
                 await self._function(placed, name)
         except (WaybillError, OSError) as error:
-            self._trouble = f"it is live, but a function that should run afterwards failed: {error}"
+            self.trouble = f"it is live, but a function that should run afterwards failed: {error}"
             self._tell("live")
         self._opened.pop(placed.release.id, None)
 
@@ -434,7 +434,7 @@ class Service:
     def standing(self, state: State) -> Report:
         """What the server should know of this service now."""
         told, attempt, live = self.folder.told(), self.folder.attempt(), self.folder.live()
-        sequence, reason, evidence = told.highest, self._trouble, ""
+        sequence, reason, evidence = told.highest, self.trouble, ""
         if told.refusal:
             sequence, state, reason = told.refusal.sequence, "refused", told.refusal.reason
         elif attempt and attempt.verdict and state == attempt.verdict:

@@ -12,18 +12,24 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Coroutine
+from typing import Any
 
 from waybill.agent import rules
+from waybill.agent.building import Builder
 from waybill.agent.converge import Perform, Service
 from waybill.agent.link import LONGEST_WAIT, Link
+from waybill.agent.logs import tail
 from waybill.agent.placing import Placer
 from waybill.agent.state import Config, Folder, Home
 from waybill.core import clock
 from waybill.core.errors import WaybillError
-from waybill.wire.agent import Abandon, BuildOrder, Desired, Facts, FromServer, LogsWanted, Remove, Report
+from waybill.wire.agent import Abandon, BuildOrder, Desired, Facts, FromServer, LogLines, LogsWanted, Remove, Report
 
 log = logging.getLogger("waybill.agent")
 HEALTH_EVERY = 20.0
+LOG_LINES = 1000
+LOG_SECONDS = 3600
 
 
 class Daemon:
@@ -41,34 +47,33 @@ class Daemon:
         self._config: Config = home.config()
         self.link = Link(home, self._config, self._hear, self._reports, self._facts, longest)
         self._placer = Placer(home, self.link)
+        self._builder = Builder(home, self._placer, perform, self.link)
         self._services: dict[str, Service] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._failed: asyncio.Future[None] | None = None
+        self._stop = asyncio.Event()
+        self._error: BaseException | None = None
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT."""
         loop = asyncio.get_running_loop()
-        self._failed = loop.create_future()
-        stop = asyncio.Event()
         for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, stop.set)
+            loop.add_signal_handler(name, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._poke)
         for folder in self._home.services():
             self._service(folder)
         self._spawn(self.link.run())
+        self._spawn(self._builder.run())
         self._spawn(self._check_health())
         self._spawn(_watchdog())
         notify("READY=1")
-        waiter = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({waiter, self._failed}, return_when=asyncio.FIRST_COMPLETED)
+        await self._stop.wait()
         notify("STOPPING=1")
-        waiter.cancel()
         await self.link.flush(1.0)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._failed.done():
-            self._failed.result()
+        if self._error:
+            raise self._error
 
     def _service(self, folder: Folder) -> Service:
         if folder.key not in self._services:
@@ -91,9 +96,12 @@ class Daemon:
                     folder.store(heard)
                     self._service(folder).poke()
             case BuildOrder():
-                pass
+                try:
+                    self._builder.accept(message)
+                except WaybillError as error:
+                    log.warning("a build order was refused: %s", error)
             case LogsWanted():
-                pass
+                self._spawn(self._send_logs(message))
             case _:
                 pass
 
@@ -115,15 +123,41 @@ class Daemon:
             for service in list(self._services.values()):
                 await service.check_health()
 
-    def _spawn(self, work: object) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    async def _send_logs(self, wanted: LogsWanted) -> None:
+        """Send the log of a service to whoever watches, a few times a second at most."""
+        try:
+            folder = self._home.service(wanted.service, wanted.environment)
+            waiting: asyncio.Queue[str] = asyncio.Queue(LOG_LINES)
+
+            async def collect() -> None:
+                async for line in tail(folder, min(wanted.lines, LOG_LINES), min(wanted.seconds, LOG_SECONDS)):
+                    await waiting.put(line)
+
+            collecting = asyncio.create_task(collect())
+            try:
+                while not collecting.done() or not waiting.empty():
+                    await asyncio.wait({collecting}, timeout=0.1)
+                    lines = [waiting.get_nowait() for _ in range(waiting.qsize())]
+                    if lines:
+                        await self.link.logs(wanted.id, LogLines(lines=lines))
+                await collecting
+            finally:
+                collecting.cancel()
+            await self.link.logs(wanted.id, LogLines(end=True))
+        except WaybillError as error:
+            with contextlib.suppress(WaybillError):
+                await self.link.logs(wanted.id, LogLines(lines=[error.reason], end=True))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) and self._failed and not self._failed.done():
-            self._failed.set_exception(error)
+        if not task.cancelled() and (error := task.exception()):
+            self._error = self._error or error
+            self._stop.set()
 
 
 def notify(text: str) -> None:

@@ -131,7 +131,7 @@ def check_authority(enrolled: Enrolled, token: Token) -> None:
         )
 
 
-def store(home: Home, enrolled: Enrolled, identity: Identity, allow: tuple[str, ...]) -> None:
+def store(home: Home, enrolled: Enrolled, identity: Identity, allow: tuple[str, ...], *, accounts: bool) -> None:
     """Write the enrolled state folder; ``agent.toml`` last, since it makes it one."""
     root_mode = 0o711 if os.geteuid() == 0 else 0o700
     home.root.mkdir(parents=True, exist_ok=True, mode=root_mode)
@@ -146,10 +146,10 @@ def store(home: Home, enrolled: Enrolled, identity: Identity, allow: tuple[str, 
     ):
         write(home.keys / name, content, 0o600)
     (home.root / "server.json").unlink(missing_ok=True)
-    home.write_config(Config(host=enrolled.host, servers=(enrolled.agents_url,), allow=allow))
+    home.write_config(Config(host=enrolled.host, servers=(enrolled.agents_url,), allow=allow, accounts=accounts))
 
 
-def enrol(home: Home, text: str, *, name: str, allow: tuple[str, ...], force: bool) -> Enrolled:
+def enrol(home: Home, text: str, *, name: str, allow: tuple[str, ...], force: bool, accounts: bool) -> Enrolled:
     """Enrol this host with the server that made the token.
 
     Raises:
@@ -176,7 +176,7 @@ def enrol(home: Home, text: str, *, name: str, allow: tuple[str, ...], force: bo
     except msgspec.ValidationError as error:
         raise InvalidInputError(f"{token.url} did not answer like a Waybill server: {error}") from error
     check_authority(enrolled, token)
-    store(home, enrolled, identity, allow)
+    store(home, enrolled, identity, allow, accounts=accounts)
     return enrolled
 
 

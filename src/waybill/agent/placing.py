@@ -54,10 +54,8 @@ def drivers() -> Plugins[Driver]:
     return Plugins("waybill.drivers", "DRIVER")
 
 
-def service_user(service: str) -> str | None:
-    """Name of the account of a service; None when the agent is no root."""
-    if os.geteuid() != 0:
-        return None
+def service_user(service: str) -> str:
+    """Name of the account of a service."""
     name = f"wb-{service}"
     return name if len(name) <= 31 else f"{name[:22]}-{hashlib.sha256(service.encode()).hexdigest()[:8]}"
 
@@ -77,13 +75,18 @@ class Placer:
 
     def __init__(self, home: Home, source: Source) -> None:
         self._home = home
+        self._accounts = os.geteuid() == 0 and home.config().accounts
         self._source = source
         self._stores: dict[str, Store] = {}
+
+    def account(self, name: str) -> Account | None:
+        """The account of this name; None where everything runs as the agent itself."""
+        return account(name) if self._accounts else None
 
     def store(self, repository: str) -> Store:
         """The git objects of a repository."""
         if repository not in self._stores:
-            user = account(FETCHER)
+            user = self.account(FETCHER)
             self._home.objects.mkdir(parents=True, exist_ok=True, mode=0o711)
             self._stores[repository] = Store(self._home.objects, repository, user)
         return self._stores[repository]
@@ -107,8 +110,7 @@ class Placer:
         service = await read_service(store, manifest)
         environment = service.environments[manifest.environment]
         await _check_locked(store, manifest, environment)
-        name = service_user(manifest.service)
-        user = account(name)
+        user = self.account(service_user(manifest.service))
         target = folder.releases / attempt.release
         if not target.exists():
             await self._lay_out(folder, manifest, store, user, target)
@@ -121,7 +123,7 @@ class Placer:
             commit=manifest.commit,
             root=str(root),
             state=str(folder.path),
-            user=name,
+            user=user.name if user else None,
             command=environment.run.command,
             environment={
                 "WAYBILL_SERVICE": manifest.service,
@@ -151,7 +153,7 @@ class Placer:
         """
         old, target = folder.releases / placed.release.id, folder.releases / attempt.release
         if not target.exists():
-            _make_folders(folder, account(placed.release.user))
+            _make_folders(folder, self.account(service_user(folder.service)))
             temporary = folder.releases / f".tmp-{target.name}"
             await run(["cp", "-a", "--reflink=auto", "--", str(old), str(temporary)])
             await run(["sync", "-f", str(temporary)])

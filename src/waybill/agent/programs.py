@@ -29,14 +29,12 @@ class Account(msgspec.Struct, frozen=True):
     gid: int
 
 
-def account(name: str | None) -> Account | None:
-    """The account of this name, made when it is missing; None when the agent is not root and acts as itself.
+def account(name: str) -> Account:
+    """The account of this name, made when it is missing.
 
     Raises:
         WaybillError: It cannot be made.
     """
-    if name is None or os.geteuid() != 0:
-        return None
     with contextlib.suppress(KeyError):
         entry = pwd.getpwnam(name)
         return Account(name, entry.pw_uid, entry.pw_gid)

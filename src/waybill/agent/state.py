@@ -40,12 +40,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         servers: Addresses of the agents' port, tried in turn.
         allow: Patterns ``service/environment`` of what this host accepts.
         policy: How a manifest must be vouched for; ``webhook`` takes what the server relays.
+        accounts: Whether a root agent gives each service an unprivileged account; without it, as on a demo machine,
+            everything runs as the agent itself.
     """
 
     host: str
     servers: tuple[str, ...]
     allow: tuple[str, ...]
     policy: Literal["webhook"] = "webhook"
+    accounts: bool = True
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):

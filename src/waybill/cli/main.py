@@ -25,6 +25,7 @@ PLAIN: dict[str, str] = {
     "init": ("waybill.cli.project:init", "Write a working waybill.yml for this repository."),
     "check": ("waybill.cli.project:check", "Say whether the service files of a checkout are right."),
     "schema": ("waybill.cli.project:schema", "Print the JSON Schema of waybill.yml, for editors."),
+    "agent": ("waybill.cli.agent:app", "Run the agent of this host, or ask it: status, logs, rollback, hold."),
 }
 
 
