@@ -10,6 +10,9 @@ import sys
 
 COMMANDS: dict[str, tuple[str, str]] = {
     # name: (module:attribute, one sentence for the overview)
+    "init": ("waybill.cli.project:init", "Write a working waybill.yml for this repository."),
+    "check": ("waybill.cli.project:check", "Say whether the service files of a checkout are right."),
+    "schema": ("waybill.cli.project:schema", "Print the JSON Schema of waybill.yml, for editors."),
     "lock": ("waybill.cli.vault:lock", "Lock an environment's variables into the file that is committed."),
     "unlock": ("waybill.cli.vault:unlock", "Write an environment's variables where git ignores them."),
     "edit": ("waybill.cli.vault:edit", "Change locked variables in $EDITOR."),
@@ -17,15 +20,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("waybill.cli.vault:run", "Run a command with an environment's variables."),
     "keys": ("waybill.cli.vault:keys", "Show, list, grant and revoke who can open an environment."),
     "hook": ("waybill.cli.hook:app", "Tell the server of pushes to a bare repository."),
+    "agent": ("waybill.cli.agent:app", "Run the agent of this host, or ask it: status, logs, rollback, hold."),
 }
 
 PLAIN: dict[str, str] = {
     # Run by git while a person waits: no more than the standard library is imported for these.
     "hook post-receive": "waybill.cli.post_receive",
-    "init": ("waybill.cli.project:init", "Write a working waybill.yml for this repository."),
-    "check": ("waybill.cli.project:check", "Say whether the service files of a checkout are right."),
-    "schema": ("waybill.cli.project:schema", "Print the JSON Schema of waybill.yml, for editors."),
-    "agent": ("waybill.cli.agent:app", "Run the agent of this host, or ask it: status, logs, rollback, hold."),
 }
 
 
