@@ -136,6 +136,7 @@ class Placer:
             slot=free_port(self._taken()) if driver.traffic == "redirect" and environment.run.port else 0,
             health=environment.health,
             drain=environment.run.drain,
+            address=self._home.config().address,
             options=environment.run.options,
         )
         return Placed(

@@ -42,6 +42,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         policy: How a manifest must be vouched for; ``webhook`` takes what the server relays.
         accounts: Whether a root agent gives each service an unprivileged account; without it, as on a demo machine,
             everything runs as the agent itself.
+        address: The address that services listen on unless their file names one; empty means all of the host's.
+            Several hosts on one machine, as in a demo, have one each.
     """
 
     host: str
@@ -49,6 +51,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     allow: tuple[str, ...]
     policy: Literal["webhook"] = "webhook"
     accounts: bool = True
+    address: str = ""
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):

@@ -46,6 +46,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
         slot: Loopback port of its own, for drivers that redirect; 0 for those that hand over a socket.
         health: None means no check, which every status shows as a warning.
         drain: Seconds that established connections keep after a switch.
+        address: The address that services of this host listen on; empty means all.
         options: The driver's own options, an instance of its ``Options``.
     """
 
@@ -64,6 +65,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     slot: int = 0
     health: Health | None = None
     drain: float = 30.0
+    address: str = ""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True, tag="run"):

@@ -17,7 +17,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Keys of ``run`` besides ``driver``, ``command``, ``port`` and ``drain``.
 
     Attributes:
-        bind: Address to listen on; ``::`` takes IPv6 and IPv4.
+        bind: Address to listen on, instead of the host's own; ``::`` takes IPv6 and IPv4.
         memory: Bytes of data that each process may have.
         files: Files that each process may have open.
         processes: Processes that the user may have.
@@ -26,7 +26,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         log_size: Bytes after which the log is turned over; five files are kept.
     """
 
-    bind: str = "0.0.0.0"  # noqa: S104 - a service is there to be reached; the file can narrow it
+    bind: str = ""
     memory: int | None = None
     files: int | None = None
     processes: int | None = None
@@ -78,7 +78,7 @@ def _start(release: Release) -> dict[str, Any]:
         "secrets": release.secrets,
         "user": release.user,
         "port": release.port,
-        "bind": options.bind,
+        "bind": _bind(release),
         "drain": release.drain,
         "limits": limits,
         "restart": options.restart,
@@ -89,10 +89,15 @@ def _start(release: Release) -> dict[str, Any]:
 def _probe(release: Release) -> Command:
     if release.port is None or release.health is None:
         return _call(release, {"op": "steady", "seconds": STEADY})
-    options: Options = release.options or Options()
+    bind = _bind(release)
     return Probe(
         port=release.port,
         health=release.health,
         owner=f"keeper:{keeper_folder(release)}:{release.id}",
-        address="127.0.0.1" if options.bind in ("0.0.0.0", "::") else options.bind,  # noqa: S104 - compared, not bound
+        address="127.0.0.1" if bind in ("0.0.0.0", "::") else bind,  # noqa: S104 - compared, not bound
     )
+
+
+def _bind(release: Release) -> str:
+    options: Options = release.options or Options()
+    return options.bind or release.address or "0.0.0.0"  # noqa: S104 - a service is there to be reached
