@@ -212,6 +212,29 @@ def set_aside(connection: Connection) -> list[Work]:
     return [Work(**row) for row in rows.mappings()]
 
 
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """How the outbox stands.
+
+    Attributes:
+        due: Rows that are due or being worked on.
+        aside: Rows that were set aside.
+        age: Seconds for which the oldest due row has waited.
+    """
+
+    due: int
+    aside: int
+    age: float
+
+
+def totals(connection: Connection) -> Totals:
+    """How the outbox stands now."""
+    now = connection.execute(sa.select(epoch(connection))).scalar_one()
+    ready = sa.and_(work_table.c.aside.is_(False), work_table.c.due <= now)
+    count, first = connection.execute(sa.select(sa.func.count(), sa.func.min(work_table.c.due)).where(ready)).one()
+    aside = connection.execute(sa.select(sa.func.count()).where(work_table.c.aside)).scalar_one()
+    return Totals(due=count, aside=aside, age=0.0 if first is None else max(0.0, now - first))
+
+
 def _ours(work: Work) -> sa.ColumnElement[bool]:
     return sa.and_(work_table.c.id == work.id, work_table.c.token == work.token)
 
@@ -230,6 +253,17 @@ def latest_events(connection: Connection, limit: int = 100, subject: str | None 
     if subject is not None:
         query = query.where(event_table.c.subject == subject)
     return _decode(connection.execute(query.order_by(event_table.c.seq.desc()).limit(limit)).mappings())
+
+
+def newest_of(connection: Connection, kind: type[EventBody], subjects: Iterable[str]) -> dict[str, Event]:
+    """Subject → the newest event of this kind about it."""
+    newest = (
+        sa.select(sa.func.max(event_table.c.seq))
+        .where(event_table.c.kind == kind.__name__, event_table.c.subject.in_(list(subjects)))
+        .group_by(event_table.c.subject)
+    )
+    rows = connection.execute(sa.select(event_table).where(event_table.c.seq.in_(newest))).mappings()
+    return {event.body.subject(): event for event in _decode(rows)}
 
 
 def event_of(connection: Connection, event_id: str) -> Event | None:

@@ -26,6 +26,8 @@ from waybill.infra.ca import Authority
 from waybill.infra.db import Connection, Database, metadata, upsert
 from waybill.infra.keys import Keys
 from waybill.infra.settings import Settings
+from waybill.web.context import Context
+from waybill.web.feed import Feed
 from waybill.web.hub import Hub
 
 TABLES = (access, hosts, repositories, rollouts, outbox)
@@ -91,6 +93,24 @@ async def assemble(settings: Settings) -> Parts:
     dispatcher.performs(SyncRepository, sync)
     dispatcher.performs(StartRollouts, start)
     return parts
+
+
+def context(parts: Parts) -> Context:
+    """What the public port's handlers work with."""
+    return Context(
+        db=parts.db,
+        settings=parts.settings,
+        keys=parts.keys,
+        authority=parts.authority,
+        deployments=parts.deployments,
+        pushes=parts.pushes,
+        reported=parts.reported,
+        blobs=parts.blobs,
+        feed=Feed(parts.db),
+        public_url=parts.settings.public_url,
+        agents_url=parts.settings.agents_url,
+        ask_host=parts.hub.ask,
+    )
 
 
 def _identity(connection: Connection) -> str:

@@ -36,8 +36,8 @@ _PACK = re.compile(r"(?P<repository>.+)/(?P<commit>[0-9a-f]{40}(?:[0-9a-f]{24})?
 class Watchers(Protocol):
     """Those who watch logs."""
 
-    def push(self, identity: str, lines: list[str], *, end: bool) -> None:
-        """Hand lines on to whoever asked under this id."""
+    def push(self, identity: str, lines: list[str], *, end: bool, host: str) -> bool:
+        """Hand lines on to whoever asked this host under this id; returns whether anybody did."""
 
 
 class BuildFailure(msgspec.Struct, frozen=True):
@@ -118,9 +118,10 @@ def agents_app(  # noqa: C901, PLR0915 - a list of routes, each short
 
     @post("/v1/logs/{identity:str}", status_code=204)
     async def logs(request: Request[Any, Any, Any], identity: str) -> None:
-        await who(request.scope)
+        host = await who(request.scope)
         said = await _body(request, LogLines)
-        watchers.push(identity, said.lines, end=said.end)
+        if not watchers.push(identity, said.lines, end=said.end, host=host):
+            raise NotFoundError("nobody watches under this id.")
 
     return Litestar(
         route_handlers=[desired, report, pack, build, deliver, failed, logs],

@@ -108,6 +108,12 @@ def first_delivery(connection: Connection, hook_id: str, delivery: str) -> bool:
     return connection.execute(insert.on_conflict_do_nothing()).rowcount == 1
 
 
+def last_deliveries(connection: Connection) -> dict[str, str]:
+    """Hook → when it last delivered."""
+    query = sa.select(delivery_table.c.hook, sa.func.max(delivery_table.c.at)).group_by(delivery_table.c.hook)
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
 def forget_deliveries(connection: Connection, before: str) -> int:
     """Drop the ids of deliveries older than a stamp."""
     return connection.execute(delivery_table.delete().where(delivery_table.c.at < before)).rowcount

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from waybill.core.clock import stamp
 from waybill.core.errors import NotFoundError
 from waybill.core.ids import new_id
-from waybill.deploy.model import Rollout, RolloutHost
+from waybill.deploy.model import ENDED, Rollout, RolloutHost
 from waybill.deploy.store.hosts import GONE_AFTER, highest_sequence, host_table
 from waybill.infra.db import Connection, epoch, metadata, upsert
 
@@ -150,6 +150,25 @@ def rollouts(
         query = query.where(rollout_table.c.state.in_(list(states)))
     rows = connection.execute(query.order_by(rollout_table.c.id.desc()).limit(limit)).mappings()
     return [Rollout(**row) for row in rows]
+
+
+def counts(connection: Connection) -> dict[str, int]:
+    """State → how many rollouts are in it."""
+    query = sa.select(rollout_table.c.state, sa.func.count()).group_by(rollout_table.c.state)
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def newest(connection: Connection) -> list[Rollout]:
+    """Of each service and environment, the newest rollout that has ended and all that have not, newest first."""
+    ended = (
+        sa.select(sa.func.max(rollout_table.c.id))
+        .where(rollout_table.c.state.in_(sorted(ENDED)))
+        .group_by(rollout_table.c.service, rollout_table.c.environment)
+    )
+    query = sa.select(rollout_table).where(
+        sa.or_(rollout_table.c.state.not_in(sorted(ENDED)), rollout_table.c.id.in_(ended))
+    )
+    return [Rollout(**row) for row in connection.execute(query.order_by(rollout_table.c.id.desc())).mappings()]
 
 
 def rollout_hosts(connection: Connection, identity: str) -> list[RolloutHost]:
