@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rotate": ("waybill.cli.vault:rotate", "Make a new key for an environment and encrypt every value anew."),
     "run": ("waybill.cli.vault:run", "Run a command with an environment's variables."),
     "keys": ("waybill.cli.vault:keys", "Show, list, grant and revoke who can open an environment."),
+    "serve": ("waybill.cli.serve:serve", "Run the server until it is told to stop."),
     "status": ("waybill.cli.status:status", "Show what runs where, and what is under way."),
     "enroll": ("waybill.cli.enroll:enroll", "Make an enrolment token, with which a machine becomes a host."),
     "grant": ("waybill.cli.grants:app", "Say which repository, branches and hosts an environment may use."),

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from collections.abc import Sequence
 
 import cyclopts
 
-from waybill.core.errors import NotFoundError, WaybillError
+from waybill.core.errors import InvalidInputError, NotFoundError, WaybillError
 
 
 def run(arguments: Sequence[str], commands: dict[str, tuple[str, str]]) -> int:
@@ -21,13 +22,10 @@ def run(arguments: Sequence[str], commands: dict[str, tuple[str, str]]) -> int:
     as_json = "--json" in arguments
     try:
         return _dispatch(arguments, commands)
+    except cyclopts.CycloptsError as error:
+        return _tell(_usage(arguments, error), as_json=as_json)
     except WaybillError as error:
-        if as_json:
-            print(json.dumps({"error": error.reason, "hint": error.hint, "status": error.status}))
-        print(f"waybill: {error.reason}", file=sys.stderr)
-        if error.hint:
-            print(f"  {error.hint}", file=sys.stderr)
-        return error.exit_code
+        return _tell(error, as_json=as_json)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -46,8 +44,25 @@ def _dispatch(arguments: Sequence[str], commands: dict[str, tuple[str, str]]) ->
     module, _, attribute = commands[name][0].partition(":")
     target = getattr(importlib.import_module(module), attribute)
     app = target if isinstance(target, cyclopts.App) else _app(name, target)
-    result = app(rest, exit_on_error=True, print_error=True, result_action="return_value")
+    result = app(rest, exit_on_error=False, print_error=False, result_action="return_value")
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def _tell(error: WaybillError, *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"error": error.reason, "hint": error.hint, "status": error.status}))
+    print(f"waybill: {error.reason}", file=sys.stderr)
+    if error.hint:
+        print(f"  {error.hint}", file=sys.stderr)
+    return error.exit_code
+
+
+def _usage(arguments: Sequence[str], error: cyclopts.CycloptsError) -> InvalidInputError:
+    """A wrong use of a command, as a sentence that begins like all others."""
+    text = " ".join(str(error).split()).rstrip(".")
+    text = re.sub(r'^(?:Command ".*?" )?[Pp]arameter (\S+) requires an argument', r"\1 is missing", text)
+    words = [arguments[0], *(word for word in arguments[1:2] if not word.startswith("-") and error.command_chain)]
+    return InvalidInputError(f"{text[:1].lower()}{text[1:]}.", f"waybill {' '.join(words)} --help says more.")
 
 
 def _app(name: str, function: object) -> cyclopts.App:

@@ -62,7 +62,7 @@ def agents_app(  # noqa: C901, PLR0915 - a list of routes, each short
         return str(name)
 
     @asgi("/v1/desired", copy_scope=False)
-    async def desired(scope: Scope, _receive: Receive, send: Send) -> None:
+    async def desired(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - the framework names them
         host = await who(scope)
         headers = [(b"content-type", b"application/x-ndjson"), (b"cache-control", b"no-store")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 from litestar.types import ASGIApp
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from waybill.core.ids import new_id
@@ -32,6 +32,7 @@ class Metrics:
     media_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = self._registry = CollectorRegistry()
         self._requests = Counter(
             "waybill_requests", "Requests answered.", ["route", "method", "status"], registry=registry

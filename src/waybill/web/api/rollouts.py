@@ -29,16 +29,16 @@ async def list_rollouts(
     token: Token,
     service: str | None = None,
     environment: str | None = None,
-    state: str | None = None,
+    states: str | None = None,
     limit: int = 50,
 ) -> list[RolloutInfo]:
-    """Rollouts that the token sees, newest first."""
+    """Rollouts that the token sees, newest first; ``states`` are separated by commas."""
     access.require(token, "view")
-    states = None if state is None else state.split(",")
+    wanted = None if states is None else states.split(",")
     bounded = max(1, min(limit, 500))
 
     def read(connection: Connection) -> list[Rollout]:
-        found = store.rollouts(connection, service, environment, states, 500)
+        found = store.rollouts(connection, service, environment, wanted, 500)
         return [one for one in found if access.sees(token, one.service, one.environment)][:bounded]
 
     return [info(one) for one in await context.db.read(read)]

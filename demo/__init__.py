@@ -1,0 +1,1 @@
+"""The demonstration: the whole story of a push, on this machine."""
