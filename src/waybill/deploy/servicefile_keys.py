@@ -16,6 +16,7 @@ from waybill.deploy.servicefile_groups import HOMES, Group, Key
 from waybill.deploy.servicefile_kinds import (
     DAY,
     HOUR,
+    Choice,
     Command,
     Flag,
     Integer,
@@ -206,6 +207,11 @@ def environments(drivers: Drivers) -> Group:
                 "health",
                 HEALTH,
                 "How a new version proves itself before any user reaches it; a warning without it",
+            ),
+            Key(
+                "order",
+                Choice(choices=("together", "one-by-one")),
+                "Whether all hosts switch at once, or each when the one before is live",
             ),
             Key("before", HOOKS, "Functions run on each host before its switch"),
             Key("after", HOOKS, "Functions run on each host after its switch"),
