@@ -1,12 +1,16 @@
 """Service files drawn by hypothesis, and as their author would have written them."""
 
 import msgspec
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from servicefile_small import Options
 from waybill.deploy.servicefile import Build, Environment, Function, RunSpec, ServiceFile
 from waybill.deploy.servicefile_kinds import duration, size
 from waybill.drivers.model import Health
+
+calm = settings(deadline=None)
+"""A busy machine is no fault."""
 
 NAMES = st.from_regex(r"[a-z]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
 ARGUMENTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=10)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from ruamel.yaml import YAML
 
-from servicefile_drawn import document, service_files
+from servicefile_drawn import calm, document, service_files
 from servicefile_small import DRIVERS, EXAMPLE
 from support.need import need
 from waybill.core.errors import InvalidInputError
@@ -43,7 +43,7 @@ def test_the_schema_is_a_schema_and_takes_the_example():
 def test_what_the_parser_takes_the_schema_takes():
     judge = validator(DRIVERS)
 
-    @settings(max_examples=40)
+    @settings(calm, max_examples=40)
     @given(service_files())
     def takes(file):
         judge.validate(json.loads(json.dumps(document(file))))
@@ -85,6 +85,7 @@ def test_every_field_of_the_values_has_a_row():
     filled_in = {"path", "name", "options"}
     for struct, group in rows.items():
         own = {"path"} if struct is Health else set()
+        assert len({key.name for key in group.keys}) == len(group.keys), f"{group.title} has a row twice"
         assert {key.name for key in group.keys} - {"tcp"} == set(struct.__struct_fields__) - filled_in | own
 
 

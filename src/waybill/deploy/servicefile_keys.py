@@ -158,15 +158,6 @@ FUNCTIONS = Group(
 )
 
 
-ORDER = Text(
-    words="together or one-by-one",
-    example="one-by-one",
-    pattern="together|one-by-one",
-    rule="must be together or one-by-one",
-    numbers=False,
-)
-
-
 def environments(drivers: Drivers) -> Group:
     """The keys of one environment."""
     return Group(
@@ -216,7 +207,6 @@ def environments(drivers: Drivers) -> Group:
             Key("before", HOOKS, "Functions run on each host before its switch"),
             Key("after", HOOKS, "Functions run on each host after its switch"),
             Key("failed", HOOKS, "Functions run on a host whose new version failed"),
-            Key("order", ORDER, "Whether all hosts switch together, or one-by-one"),
         ),
         # The name is the key that it stands under; the file as a whole fills it in.
         finish=lambda values, _node, _faults: Environment(name="", **values),
