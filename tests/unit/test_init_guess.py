@@ -5,9 +5,10 @@ import subprocess
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from servicefile_drawn import calm
 from servicefile_small import Small
 from waybill.deploy.servicefile_guess import READ, Tree
 from waybill.deploy.servicefile_init import STARTS, draft, slug, start
@@ -197,12 +198,17 @@ def test_every_template_starts_a_file_that_the_parser_takes(name):
     assert "# " in made.text
 
 
+@calm
 @given(st.text(max_size=60))
+@example("FALSE")
+@example("null")
+@example("1e5")
 def test_any_folder_name_becomes_a_name_that_a_service_may_have(name):
     made = start("minimal", tree({}, name=name))
     assert parse(made.text, "waybill.yml", DRIVERS).service == slug(name)
 
 
+@calm
 @given(
     st.dictionaries(st.sampled_from(READ), st.text(max_size=80) | st.sampled_from(["{}", "[]", "[project]\nname=1"]))
 )
@@ -210,6 +216,7 @@ def test_no_text_in_a_repository_stops_the_guess(files):
     assert draft(tree(files)).text.startswith("# What runs where")
 
 
+@calm
 @given(
     st.recursive(
         st.none() | st.integers() | st.text(max_size=5),

@@ -78,15 +78,24 @@ def _fill(template: str, tree: Tree, found: Guess) -> Draft:
     if found.build:
         build = f"build: {{command: {flow(found.build)}, output: {found.output}}}"
     filled = Template(text).substitute(
-        service=service, branch=flow([tree.branch])[1:-1], build=build, run=flow(found.run), port=found.port,
+        service=_plain(service),
+        branch=_plain(tree.branch),
+        build=build,
+        run=flow(found.run),
+        port=found.port,
         health=found.health,
-    )  # fmt: skip
+    )
     assumed = (
         *found.assumed,
         f"Branch {tree.branch} deploys to production, on hosts labelled role: web.",
         f"Users connect to port {found.port}; the service listens on $PORT.",
     )
     return Draft(template=template, service=service, branch=tree.branch, text=filled, assumed=assumed)
+
+
+def _plain(text: str) -> str:
+    """A text as YAML takes it for one: a folder may be called ``false``."""
+    return flow([text])[1:-1]
 
 
 def slug(text: str) -> str:

@@ -16,6 +16,7 @@ from waybill.deploy.servicefile_groups import HOMES, Group, Key
 from waybill.deploy.servicefile_kinds import (
     DAY,
     HOUR,
+    Choice,
     Command,
     Flag,
     Integer,
@@ -157,15 +158,6 @@ FUNCTIONS = Group(
 )
 
 
-ORDER = Text(
-    words="together or one-by-one",
-    example="one-by-one",
-    pattern="together|one-by-one",
-    rule="must be together or one-by-one",
-    numbers=False,
-)
-
-
 def environments(drivers: Drivers) -> Group:
     """The keys of one environment."""
     return Group(
@@ -207,10 +199,14 @@ def environments(drivers: Drivers) -> Group:
                 HEALTH,
                 "How a new version proves itself before any user reaches it; a warning without it",
             ),
+            Key(
+                "order",
+                Choice(choices=("together", "one-by-one")),
+                "Whether all hosts switch at once, or each when the one before is live",
+            ),
             Key("before", HOOKS, "Functions run on each host before its switch"),
             Key("after", HOOKS, "Functions run on each host after its switch"),
             Key("failed", HOOKS, "Functions run on a host whose new version failed"),
-            Key("order", ORDER, "Whether all hosts switch together, or one-by-one"),
         ),
         # The name is the key that it stands under; the file as a whole fills it in.
         finish=lambda values, _node, _faults: Environment(name="", **values),

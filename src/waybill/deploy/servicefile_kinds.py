@@ -7,6 +7,7 @@ goes on with the rest of the file.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import shlex
@@ -128,6 +129,34 @@ class Flag(msgspec.Struct, frozen=True, kw_only=True):
     def schema(self) -> Schema:
         """A boolean."""
         return {"type": "boolean"}
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """One of a few words."""
+
+    choices: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """The words, for an error."""
+        return " or ".join(self.choices)
+
+    @property
+    def example(self) -> str:
+        """The first."""
+        return self.choices[0]
+
+    def read(self, node: Node, faults: Faults) -> Any:
+        """The word."""
+        if node.type != "text" or node.text not in self.choices:
+            near = difflib.get_close_matches(node.text, self.choices, n=1)
+            hint = f"did you mean {near[0]!r}? It" if near else "it"
+            return bad(faults, node, f"{node.where} must be {self.words}; {hint} is {node}.")
+        return node.text
+
+    def schema(self) -> Schema:
+        """An enumeration."""
+        return {"enum": list(self.choices)}
 
 
 class Amount(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,1 @@
+"""The documentation; ``make docs`` writes the parts that are made from the code."""
