@@ -196,9 +196,12 @@ def _stat(pid: int) -> list[str] | None:
         return None
 
 
-def signal_all(leader: int, number: int) -> None:
-    """Send a signal to everybody in the session of ``leader``."""
-    for member in session(leader):
+def signal_all(leader: int, start: int, number: int) -> None:
+    """Send a signal to everybody in the session of ``leader``, and to it while it is the process that began then."""
+    members = set(session(leader))
+    if start_time(leader) == start:
+        members.add(leader)  # it may not have come to setsid yet
+    for member in members:
         try:
             os.kill(member, number)
         except ProcessLookupError:

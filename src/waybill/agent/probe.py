@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from waybill.agent import keeper_client, keeper_process, steering
-from waybill.agent.keeper import HANDOVER
+from waybill.agent.keeper_sockets import HANDOVER
 from waybill.drivers.model import Health, Probe
 
 BODY = 1024
