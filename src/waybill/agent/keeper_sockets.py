@@ -153,10 +153,11 @@ def holders(port: int, ours: Collection[int]) -> str:
         if peer.inode in ours:
             continue
         for name in filter(str.isdecimal, os.listdir("/proc")):  # noqa: PTH208
-            if process.holds(int(name), peer.inode) is not None:
-                with suppress(OSError), open(f"/proc/{name}/comm") as file:  # noqa: PTH123
-                    found.append(f"process {name} ({file.read().strip()})")
-                break
+            with suppress(OSError):
+                if process.holds(int(name), peer.inode) is not None:
+                    with open(f"/proc/{name}/comm") as file:  # noqa: PTH123
+                        found.append(f"process {name} ({file.read().strip()})")
+                    break
         else:
             found.append(f"a process of user id {peer.uid}")
     return f"It is {' and '.join(found)}." if found else ""
