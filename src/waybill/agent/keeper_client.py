@@ -84,3 +84,9 @@ async def _start(folder: str) -> None:
     if process.returncode:
         text = error.decode("utf-8", "replace").strip().splitlines()
         raise UnavailableError(f"the keeper in {folder} does not start: {text[-1] if text else process.returncode}")
+
+
+async def upgrade(folder: str) -> dict[str, Any]:
+    """Make the keeper in ``folder`` run the code and interpreter that this process runs; its services notice nothing."""
+    root = str(Path(waybill.__file__).parent.parent)
+    return await ask(folder, {"op": "upgrade", "python": sys.executable, "root": root})
