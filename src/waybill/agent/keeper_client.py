@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import waybill
-from waybill.agent.keeper_adopt import CONTROL
+from waybill.agent.keeper import CONTROL, OPTIONS
 from waybill.agent.keeper_process import PATH
 from waybill.core.errors import UnavailableError
 
@@ -42,6 +42,7 @@ async def ask(folder: str, request: dict[str, Any], timeout: float = 60.0, *, st
                 if not start:
                     raise UnavailableError(f"no keeper serves in {folder}.")
                 await _start(folder)
+                await asyncio.sleep(0.01)
         except TimeoutError:
             raise UnavailableError(
                 f"the keeper in {folder} did not answer {request.get('op')!r} within {timeout:g} s.",
@@ -74,7 +75,7 @@ async def _once(folder: str, request: dict[str, Any]) -> dict[str, Any] | None:
 async def _start(folder: str) -> None:
     root = Path(waybill.__file__).parent.parent
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-S", "-s", "-P", "-m", "waybill.agent.keeper", folder,
+        sys.executable, *OPTIONS, "-m", "waybill.agent.keeper", folder,
         env={"PATH": PATH, "LANG": "C.UTF-8", "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"},
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
@@ -83,3 +84,9 @@ async def _start(folder: str) -> None:
     if process.returncode:
         text = error.decode("utf-8", "replace").strip().splitlines()
         raise UnavailableError(f"the keeper in {folder} does not start: {text[-1] if text else process.returncode}")
+
+
+async def upgrade(folder: str) -> dict[str, Any]:
+    """Make the keeper in ``folder`` run the code and interpreter that this process runs; its services notice nothing."""
+    root = str(Path(waybill.__file__).parent.parent)
+    return await ask(folder, {"op": "upgrade", "python": sys.executable, "root": root})

@@ -99,11 +99,15 @@ class Output:
         self._keep(lines)
         return bool(data)
 
-    def close(self) -> None:
-        """Read to the end and remove the pipe."""
+    def read_all(self) -> None:
+        """Read what is there, at most a full pipe."""
         for _ in range(_PIPE // 4096):
             if not self.read():
                 break
+
+    def close(self) -> None:
+        """Read to the end and remove the pipe."""
+        self.read_all()
         if self._rest:
             self._keep([self._rest])
         os.close(self.fd)

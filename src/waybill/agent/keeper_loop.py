@@ -13,6 +13,7 @@ import select
 import socket
 import struct
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -43,12 +44,13 @@ class Loop:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._calls: dict[int, Callable[[], None]] = {}
+        self._calls: dict[int, Callable[[], object]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._count = itertools.count()
         self.running = True
+        self.failed: Callable[[str], None] = lambda text: None  # noqa: ARG005
 
-    def watch(self, fd: int, call: Callable[[], None]) -> None:
+    def watch(self, fd: int, call: Callable[[], object]) -> None:
         """Call whenever ``fd`` is readable."""
         self._calls[fd] = call
         self._epoll.register(fd, select.EPOLLIN)
@@ -73,12 +75,18 @@ class Loop:
             wait = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
             for fd, _ in self._epoll.poll(wait):
                 if call := self._calls.get(fd):
-                    call()
+                    self._guarded(call)
             now = time.monotonic()
             while self._timers and self._timers[0][0] <= now:
                 _, _, timer = heapq.heappop(self._timers)
-                if call := timer.call:
-                    call()
+                if timer.call:
+                    self._guarded(timer.call)
+
+    def _guarded(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except Exception:  # noqa: BLE001 - a fault in one matter must not end the care for all others
+            self.failed(traceback.format_exc())
 
 
 class Control:

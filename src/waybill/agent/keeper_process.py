@@ -196,9 +196,12 @@ def _stat(pid: int) -> list[str] | None:
         return None
 
 
-def signal_all(leader: int, number: int) -> None:
-    """Send a signal to everybody in the session of ``leader``."""
-    for member in session(leader):
+def signal_all(leader: int, start: int, number: int) -> None:
+    """Send a signal to everybody in the session of ``leader``, and to it while it is the process that began then."""
+    members = set(session(leader))
+    if start_time(leader) == start:
+        members.add(leader)  # it may not have come to setsid yet
+    for member in members:
         try:
             os.kill(member, number)
         except ProcessLookupError:
@@ -206,10 +209,14 @@ def signal_all(leader: int, number: int) -> None:
 
 
 def holds(pid: int, node: int) -> int | None:
-    """The descriptor under which a process holds the socket with this inode, or None."""
+    """The descriptor under which a process holds the socket with this inode, or None.
+
+    Raises:
+        PermissionError: The process may not be looked into: another user's, or one that has made itself undumpable.
+    """
     try:
         names = os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     for name in names:
         try:
@@ -230,10 +237,10 @@ def take_socket(leader: int, node: int) -> socket.socket | None:
 
     libc = ctypes.CDLL(None, use_errno=True)
     for pid in session(leader):
-        number = holds(pid, node)
-        if number is None:
-            continue
         try:
+            number = holds(pid, node)
+            if number is None:
+                continue
             handle = os.pidfd_open(pid)
         except OSError:
             continue

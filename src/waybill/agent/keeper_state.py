@@ -53,7 +53,6 @@ class Version:
         self.exit = ""
         self.born = time.monotonic()
         self.left = 0.0
-        self.termed = False
         self.timer: Timer | None = None
         self.waiting: list[Reply] = []
         self.watchers: list[Any] = []

@@ -130,7 +130,7 @@ async def _run(command: Run, on_line: OnLine | None) -> Result:
         await asyncio.shield(_end(process))
         raise
     finally:
-        keeper_process.signal_all(process.pid, signal.SIGKILL)  # what it left in the background
+        _signal(process.pid, signal.SIGKILL)  # what it left in the background
     if status:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         return Result(ok=False, output=tail.text(), reason=f"{command.argv[0]} {how}.")
@@ -199,14 +199,18 @@ async def _read(stream: asyncio.StreamReader, tail: _Tail) -> None:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    keeper_process.signal_all(process.pid, signal.SIGTERM)
+    _signal(process.pid, signal.SIGTERM)
     try:
         async with asyncio.timeout(GRACE):
             await process.wait()
     except TimeoutError:
-        keeper_process.signal_all(process.pid, signal.SIGKILL)
+        _signal(process.pid, signal.SIGKILL)
         await process.wait()
-    keeper_process.signal_all(process.pid, signal.SIGKILL)
+    _signal(process.pid, signal.SIGKILL)
+
+
+def _signal(leader: int, number: int) -> None:
+    keeper_process.signal_all(leader, keeper_process.start_time(leader) or -1, number)
 
 
 def _put(command: Put) -> None:

@@ -23,6 +23,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         processes: Processes that the user may have.
         env: Plain variables, for what is no secret.
         restart: ``on-failure`` leaves a worker that ended with status 0.
+        stop_signal: What the service understands as the wish to finish its requests and end; nginx needs SIGQUIT.
         log_size: Bytes after which the log is turned over; five files are kept.
     """
 
@@ -32,6 +33,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     processes: int | None = None
     env: dict[str, str] = {}
     restart: Literal["always", "on-failure"] = "always"
+    stop_signal: Literal["SIGTERM", "SIGQUIT", "SIGINT"] = "SIGTERM"
     log_size: int = 10 * 1024**2
 
 
@@ -82,6 +84,7 @@ def _start(release: Release) -> dict[str, Any]:
         "drain": release.drain,
         "limits": limits,
         "restart": options.restart,
+        "stop_signal": options.stop_signal,
         "log_size": options.log_size,
     }
 
