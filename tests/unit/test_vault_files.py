@@ -152,7 +152,18 @@ def quoted(text):
 
 @given(st.dictionaries(NAMES, TEXTS, min_size=1, max_size=6))
 @example({"A": "\n", "B": "a\n\n", "C": " a\nb", "D": "a\n b\n", "E": "true", "F": "1.0", "G": "\x85", "H": "#"})
-@example({"I": "-", "J": "a\n#b\nc", "K": "a: b", "L": "𐀀\ufeff", "M": "x\n\t\ny", "N": "~", "O": "a\u2028b\nc"})
+@example(
+    {
+        "I": "-",
+        "J": "a\n#b\nc",
+        "K": "a: b",
+        "L": "𐀀\ufeff",
+        "M": "x\n\t\ny",
+        "N": "~",
+        "P": "ENC[x",
+        "O": "a\u2028b\nc",
+    }
+)
 @settings(max_examples=150, deadline=None)
 def test_whatever_text_is_locked_comes_out_again_and_survives_unlock_and_lock(values):
     plain = "".join(f"{name}: {quoted(value)}\n" for name, value in values.items()).encode()
