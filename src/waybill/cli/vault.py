@@ -74,13 +74,14 @@ def rotate(environment: str, /, *, service: str = "", file: str | None = None, j
     _tell(done, f"Rotated {done.path}: commit it.", json=json)
 
 
-def run(environment: str, /, *command: str, file: str | None = None) -> None:
+def run(environment: str, /, *command: str, file: str | None = None, json: bool = False) -> None:  # noqa: ARG001
     """Run a command with the variables in its environment, and nowhere else: waybill run ENVIRONMENT -- COMMAND.
 
     Args:
         environment: Such as production.
         command: The command and its arguments, after --.
         file: Path of the locked file when it is not in .waybill/.
+        json: Print a refusal as one JSON object; the output is the command's own.
     """
     if not command:
         raise InvalidInputError("there is no command to run.", f"waybill run {environment} -- COMMAND…")

@@ -13,7 +13,7 @@ import re
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-PREFIX = "ENC["
+PREFIX = "ENC[AES256_GCM,"
 _BASE64 = "([A-Za-z0-9+/]+={0,2})"
 _VALUE = re.compile(rf"ENC\[AES256_GCM,data:{_BASE64},iv:{_BASE64},tag:{_BASE64},type:([a-z]+)\]")
 

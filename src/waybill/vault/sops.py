@@ -116,7 +116,8 @@ def unlock(document: Document, identities: Sequence[Identity]) -> Opened:
         )
     key, by = _data_key(document, identities)
     leaves = decrypt(document, key)
-    notes = tuple(_open_note(note, key) for note in document.notes)
+    branches = _branches(document)
+    notes = tuple(_open_note(note, key, branches) for note in document.notes)
     return Opened(document=document, key=key, leaves=leaves, notes=notes, recipients=recipients(document), by=by)
 
 
@@ -193,12 +194,19 @@ def _open_leaf(leaf: Leaf, key: bytes, path: str, *, only_encrypted: bool) -> Le
     return msgspec.structs.replace(leaf, kind=kind, text=text)
 
 
-def _open_note(note: Note, key: bytes) -> Note:
+def _open_note(note: Note, key: bytes, branches: Sequence[str]) -> Note:
     """A comment, decrypted where it is encrypted; comments are outside of the MAC and a readable one is just that."""
-    opened = cipher.unseal(key, note.text, ":")
-    if opened is None or opened[0] != "comment":
-        return note
-    return msgspec.structs.replace(note, text=opened[1].decode(errors="replace").replace("\n", "\n#"))
+    for branch in branches if note.text.startswith(cipher.PREFIX) else ():
+        opened = cipher.unseal(key, note.text, branch)
+        if opened is not None and opened[0] == "comment":
+            return msgspec.structs.replace(note, text=opened[1].decode(errors="replace").replace("\n", "\n#"))
+    return note
+
+
+def _branches(document: Document) -> list[str]:
+    """What a comment may be bound to: the root, or any map that values stand in."""
+    places = {leaf.place[:depth] for leaf in document.leaves for depth in range(1, len(leaf.place))}
+    return [":", *sorted({Leaf(place, "str", "", 0).path for place in places})]
 
 
 def plain_text(opened: Opened) -> str:

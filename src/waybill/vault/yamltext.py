@@ -234,7 +234,7 @@ def write(leaf: Leaf, *, literal: bool) -> str:
         return ""
     if leaf.kind in ("int", "float", "bool") and _typed(leaf.shown) == (leaf.kind, text):
         return leaf.shown
-    if text.startswith("ENC[") or (_SAFE.fullmatch(text) and text.lower() not in _RESERVED):
+    if _SAFE.fullmatch(text) and text.lower() not in _RESERVED:
         return text
     lines = text.split("\n")
     if literal and len(lines) > 1 and _literal(lines):
