@@ -77,18 +77,18 @@ def install(
 
     if not valid(server):
         raise InvalidInputError(f"{server!r} is no address of a hook.", "It looks like https://HOST/hooks/ID.")
-    folder, hooks = _folders(repo)
+    folder, hook = _places(repo)
     secret = secret_file.absolute() if secret_file is not None else folder / "waybill-hook.secret"
     if secret_file is not None and not secret.is_file():
         raise NotFoundError(f"there is no file {secret_file}.", "Write the hook's secret into it first.")
     made = _make_secret(secret, folder)
     command = [sys.executable, "-I", "-c", "from waybill.cli.main import main; main()", "hook", "post-receive"]
     command += ["--server", server, "--repository", name, "--secret-file", str(secret)]
-    kept = _write(hooks / "post-receive", SCRIPT.format(mark=MARK, command=shlex.join(command)))
+    kept = _write(hook, SCRIPT.format(mark=MARK, command=shlex.join(command)))
     if json:
         import json as encoder
 
-        told = {"hook": str(hooks / "post-receive"), "secret_file": str(secret), "secret_made": made, "kept": kept}
+        told = {"hook": str(hook), "secret_file": str(secret), "secret_made": made, "kept": kept}
         print(encoder.dumps(told))
         return
     print(f"pushes to {folder} are told to {server}.")
@@ -98,8 +98,8 @@ def install(
         print(f"a fresh secret is in {secret}: give it to the server as this hook's secret.")
 
 
-def _folders(repo: Path) -> tuple[Path, Path]:
-    """The git folder and its folder of hooks, both absolute."""
+def _places(repo: Path) -> tuple[Path, Path]:
+    """The git folder and the path of its hook, both absolute."""
     if not repo.is_dir():
         raise NotFoundError(f"there is no folder {repo}.")
     asked = ["git", "-C", str(repo), "rev-parse", "--absolute-git-dir", "--git-path", "hooks"]
@@ -117,7 +117,13 @@ def _folders(repo: Path) -> tuple[Path, Path]:
             f"git takes the hooks of {repo} from {hooks}, which other repositories may use too (core.hooksPath).",
             f"Give it hooks of its own: git -C {shlex.quote(str(repo))} config core.hooksPath hooks.",
         )
-    return folder, hooks
+    hook = hooks / "post-receive"
+    if hook.is_symlink():
+        raise InvalidInputError(
+            f"{hook} is a symbolic link, which something else looks after.",
+            "Remove it, or call `waybill hook post-receive` from the file that it points to.",
+        )
+    return folder, hook
 
 
 def _make_secret(path: Path, folder: Path) -> bool:
@@ -137,11 +143,6 @@ def _make_secret(path: Path, folder: Path) -> bool:
 def _write(hook: Path, text: str) -> str:
     """Put the hook in place at once; returns where the hook that was there is kept, or nothing."""
     kept = ""
-    if hook.is_symlink():
-        raise InvalidInputError(
-            f"{hook} is a symbolic link, which something else looks after.",
-            "Remove it, or call `waybill hook post-receive` from the file that it points to.",
-        )
     hook.parent.mkdir(exist_ok=True)
     if hook.exists() and MARK not in hook.read_text(errors="replace"):
         place = hook.with_name("post-receive.d") / "00-before-waybill"

@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 from waybill.core.ids import new_id
 
 ATTEMPTS = 3
-PATIENCE = 2.0
-"""Seconds that the server has for one answer."""
+PATIENCE = 4.0
+"""Seconds that the server has, over all attempts."""
 USAGE = """\
 Usage: waybill hook post-receive --server URL --repository NAME --secret-file FILE
 
@@ -84,11 +84,12 @@ def sign(repository: str, updates: list[dict[str, str]], secret: bytes) -> tuple
 
 def deliver(server: str, body: bytes, headers: dict[str, str]) -> None:
     """POST until the server has it; ``Away`` when it refuses, or does not answer in a few seconds."""
+    deadline = time.monotonic() + PATIENCE
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(0.2 * attempt)
         try:
-            status, answer = _post(server, body, headers)
+            status, answer = _post(server, body, headers, max(0.1, deadline - time.monotonic()))
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = f"{_host(server)} does not answer ({error or type(error).__name__})"
             continue
@@ -100,10 +101,10 @@ def deliver(server: str, body: bytes, headers: dict[str, str]) -> None:
     raise Away(reason)
 
 
-def _post(server: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+def _post(server: str, body: bytes, headers: dict[str, str], limit: float) -> tuple[int, bytes]:
     parts = urlsplit(server)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=PATIENCE)
+    connection = kind(parts.hostname or "", parts.port, timeout=limit)
     try:
         connection.request("POST", parts.path, body, headers)
         response = connection.getresponse()

@@ -23,7 +23,7 @@ REPEATED = "\n"
 """Joins the values of a repeated header; no header holds one, so ``one`` recognises it."""
 
 _NAME = re.compile(r"[!-~](?:[ -~]{0,98}[!-~])?")
-_ID = re.compile(r"[!-~]{1,200}")
+_ID = re.compile(r"[!-~]{1,128}")
 _SECONDS = re.compile(r"[0-9]{1,12}")
 
 
@@ -64,9 +64,9 @@ def delivery_of(headers: Mapping[str, str], name: str) -> str | None:
     return value
 
 
-def digest_id(body: bytes) -> str:
-    """A delivery id for senders that give none: equal bodies count as the same delivery."""
-    return "sha256:" + hashlib.sha256(body).hexdigest()
+def digest_id(body: bytes, shared: str = "") -> str:
+    """A delivery id for senders that give none: equal bodies (with the same ``shared`` id) are the same delivery."""
+    return "sha256:" + hashlib.sha256(shared.encode() + body).hexdigest()
 
 
 def key_of(secret: str) -> bytes:

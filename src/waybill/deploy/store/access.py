@@ -105,7 +105,8 @@ def remove_hook(connection: Connection, identity: str) -> None:
 def first_delivery(connection: Connection, hook_id: str, delivery: str) -> bool:
     """Note a delivery; returns whether it is the first of its id."""
     insert = upsert(connection, delivery_table).values(hook=hook_id, delivery=delivery[:128], at=stamp())
-    return connection.execute(insert.on_conflict_do_nothing()).rowcount == 1
+    # What came back, not how many rows: drivers count a conflicting insert differently.
+    return connection.execute(insert.on_conflict_do_nothing().returning(delivery_table.c.hook)).first() is not None
 
 
 def last_deliveries(connection: Connection) -> dict[str, str]:

@@ -54,8 +54,7 @@ class GitLab:
             _check_token(headers, secret)
             identity = signatures.delivery_of(headers, "Idempotency-Key")
         if identity is None:  # before GitLab 17.4; events that one hook sets off in a chain share the UUID
-            shared = signatures.delivery_of(headers, "X-Gitlab-Event-UUID")
-            identity = f"{shared}/{signatures.digest_id(body)}" if shared else signatures.digest_id(body)
+            identity = signatures.digest_id(body, signatures.delivery_of(headers, "X-Gitlab-Event-UUID") or "")
         return Delivery(id=identity, event=signatures.event_of(headers, "X-Gitlab-Event"))
 
     def read(self, event: str, body: bytes) -> Sequence[ForgeEvent]:

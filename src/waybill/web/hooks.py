@@ -1,0 +1,278 @@
+"""Webhooks: ``POST /hooks/{id}``.
+
+The raw body is read under a size and a time limit, authenticated, and only then parsed. The delivery's id, the events
+that the forge's adapter read from it and the work of those who react to them are written in one transaction; the
+answer is sent when that is durable. A delivery that is known already is answered and does nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from litestar import Request, Response, Router, post
+from litestar.params import FromPath
+from prometheus_client import Counter
+
+from waybill.core import clock
+from waybill.core.errors import (
+    InvalidInputError,
+    NotFoundError,
+    TooLargeError,
+    UnavailableError,
+    WaybillError,
+)
+from waybill.core.ids import new_id
+from waybill.core.plugins import Plugins
+from waybill.deploy.events import PushReceived
+from waybill.deploy.store import access, repositories
+from waybill.events import outbox
+from waybill.forge import signatures
+from waybill.forge.model import (
+    Delivery,
+    Forge,
+    ForgeEvent,
+    Ignored,
+    Push,
+    StaleError,
+    UnsignedError,
+    WrongSignatureError,
+)
+from waybill.infra.db import Connection, Database
+from waybill.infra.keys import Keys
+from waybill.web.problems import refused
+
+BODY_LIMIT = 25 * 1024 * 1024
+"""Bytes of a body; GitHub sends no more than that."""
+BODY_TIME = 20.0
+"""Seconds in which the body must have come; with ``patience.HEAD_TIME`` before it, a request takes 30 at most."""
+MEMORY = 256 * 1024 * 1024
+"""Bytes of bodies that may be held at the same time, over all requests."""
+DRAIN_TIME = 5.0
+"""Seconds for which a body that is too large is read and dropped, so that its sender comes to read the refusal."""
+LARGE = 256 * 1024
+"""Bytes from which a body is hashed and parsed in a thread, so that others need not wait for it."""
+KEPT = timedelta(days=30)
+"""How long the ids of deliveries are remembered; forges deliver again for three days at most."""
+SECRET_LENGTH = 16
+"""Characters; a shorter secret could be guessed from a single signed delivery."""
+
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_NOBODY = "00000000-0000-0000-0000-000000000000"
+
+_received = Counter("waybill_hook_requests", "Webhook requests by what became of them.", ["outcome"])
+
+
+class _SlowError(WaybillError):
+    status = 408
+
+
+class _MediaTypeError(InvalidInputError):
+    status = 415
+
+
+class _DisconnectedError(WaybillError):
+    pass
+
+
+_OUTCOMES: tuple[tuple[type[WaybillError], str], ...] = (
+    (UnsignedError, "unsigned"),
+    (WrongSignatureError, "wrong_signature"),
+    (StaleError, "stale"),
+    (TooLargeError, "too_large"),
+    (_SlowError, "too_slow"),
+    (_MediaTypeError, "media_type"),
+    (_DisconnectedError, "disconnected"),
+    (NotFoundError, "unknown_hook"),
+    (InvalidInputError, "malformed"),
+    (UnavailableError, "unavailable"),
+)
+
+
+class Hooks:
+    """The addresses that forges deliver to.
+
+    Args:
+        db: The database.
+        keys: Where each hook's secret stands, as ``hook-<id>``.
+    """
+
+    def __init__(self, db: Database, keys: Keys) -> None:
+        self._db = db
+        self._keys = keys
+        self._forges: Plugins[Forge] = Plugins("waybill.forge.adapters", "FORGE")
+        self._held = 0
+        self._decoy = secrets.token_hex(32)
+
+    def router(self) -> Router:
+        """``POST /hooks/{hook_id}``."""
+
+        @post("/{hook_id:str}", status_code=202, request_max_body_size=None, raises=[])
+        async def deliver(request: Request[Any, Any, Any], hook_id: FromPath[str]) -> Response[Any]:
+            """Take a delivery of a forge; 202 when it is new, 200 when it is known or nothing reacts to it."""
+            try:
+                return await self._deliver(request, hook_id)
+            except WaybillError as error:
+                outcome = next((name for kind, name in _OUTCOMES if isinstance(error, kind)), "failed")
+                _received.labels(outcome).inc()
+                answer = refused(request, error)
+                if isinstance(error, TooLargeError | _SlowError | _MediaTypeError | UnavailableError):
+                    answer.headers["connection"] = "close"  # its body may not have been read to the end
+                return answer
+
+        return Router(path="/hooks", route_handlers=[deliver], tags=["hooks"])
+
+    async def add(self, forge: str, repository: str, actor: str, secret: str = "") -> tuple[str, str]:
+        """Make an address for the deliveries of a repository.
+
+        Args:
+            forge: Name of an adapter.
+            repository: By which the server knows it.
+            actor: Who asks.
+            secret: The one entered in the forge; empty makes a fresh one.
+
+        Returns:
+            Its id, the last part of the address, and its secret.
+
+        Raises:
+            NotFoundError: No such forge or repository.
+            InvalidInputError: The secret is too short, or no signing token although it begins like one.
+        """
+        adapter = self._forges[forge]
+        secret = secret or secrets.token_hex(32)
+        if secret.startswith("whsec_"):
+            signatures.standard_key(secret)
+        if len(secret) < SECRET_LENGTH or not secret.isprintable():
+            raise InvalidInputError(
+                f"a hook's secret has at least {SECRET_LENGTH} printable characters.",
+                "Leave it out to get a fresh one.",
+            )
+        identity = new_id()
+        self._keys.put(f"hook-{identity}", secret.encode())
+
+        def store(connection: Connection) -> None:
+            repositories.repository(connection, repository)
+            access.add_hook(connection, identity, adapter.name, repository, actor)
+
+        try:
+            await self._db.write(store)
+        except WaybillError:
+            self._keys.remove(f"hook-{identity}")
+            raise
+        return identity, secret
+
+    async def remove(self, hook_id: str) -> None:
+        """Take nothing more at this address."""
+        await self._db.write(lambda connection: access.remove_hook(connection, hook_id))
+        self._keys.remove(f"hook-{hook_id}")
+
+    async def forget(self) -> None:
+        """Drop the ids of deliveries that are too old to come again."""
+        before = clock.stamp(clock.now() - KEPT)
+        await self._db.write(lambda connection: access.forget_deliveries(connection, before))
+
+    async def _deliver(self, request: Request[Any, Any, Any], hook_id: str) -> Response[Any]:
+        body = bytearray()
+        try:
+            await self._read(request, body)
+            asked = hook_id if _ID.fullmatch(hook_id) else _NOBODY
+            hook = await self._db.read(lambda connection: access.hook(connection, asked))
+            work = (asked, hook, signatures.fold(request.scope["headers"]), bytes(body))
+            delivery, events = self._open(*work) if len(body) < LARGE else await asyncio.to_thread(self._open, *work)
+        finally:
+            self._held -= len(body)
+        return await self._store(asked, hook[1] if hook else "", delivery, events)
+
+    def _open(
+        self, hook_id: str, hook: tuple[str, str] | None, headers: dict[str, str], body: bytes
+    ) -> tuple[Delivery, Sequence[ForgeEvent]]:
+        """Authenticate, then parse."""
+        if hook is None:
+            self._pretend(body)
+            raise NotFoundError("there is no such hook.", "Compare the address with: waybill hook list.")
+        secret = self._keys.get(f"hook-{hook_id}")
+        if secret is None:
+            raise WaybillError("the secret of this hook is gone from the server's data folder.", "Make the hook again.")
+        forge = self._forges[hook[0]]
+        delivery = forge.verify(headers, body, secret.decode(), datetime.now(UTC))
+        return delivery, forge.read(delivery.event, body)
+
+    def _pretend(self, body: bytes) -> None:
+        """Take as long as a wrong signature takes."""
+        self._keys.get(f"hook-{_NOBODY}")
+        try:
+            signatures.check_hex("", "", body, self._decoy)
+        except WrongSignatureError:
+            return
+
+    async def _store(
+        self, hook_id: str, repository: str, delivery: Delivery, events: Sequence[ForgeEvent]
+    ) -> Response[Any]:
+        told = {"delivery": delivery.id}
+        ignored = [event for event in events if isinstance(event, Ignored)]
+        pushes = {event.ref: event for event in events if isinstance(event, Push) and event.kind == "branch"}
+        if not pushes:
+            _received.labels("ignored").inc()
+            reason = ignored[0].reason if ignored else "nothing reacts to tags."
+            return Response({**told, "ignored": reason}, status_code=200)
+        found = [
+            PushReceived(repository=repository, branch=push.name, claimed=push.after or "", pusher=push.actor.name)
+            for push in pushes.values()
+        ]
+
+        def store(connection: Connection) -> bool:
+            if not access.first_delivery(connection, hook_id, delivery.id):
+                return False
+            for event in found:
+                outbox.record(connection, event, f"hook:{hook_id}")
+            return True
+
+        new = await self._db.write(store)
+        _received.labels("accepted" if new else "duplicate").inc()
+        return Response(told, status_code=202 if new else 200)
+
+    async def _read(self, request: Request[Any, Any, Any], body: bytearray) -> None:
+        """Read the raw body, which counts as held while it grows."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json" or request.headers.get("content-encoding", "identity") != "identity":
+            raise _MediaTypeError(
+                "a delivery is plain application/json.", "Choose application/json as the content type in the forge."
+            )
+        announced = request.headers.get("content-length", "")
+        size, more = int(announced[:20]) if announced.isdecimal() else 0, True
+        try:
+            async with asyncio.timeout(BODY_TIME):
+                while more and size <= BODY_LIMIT:
+                    more = await self._part(request, body)
+                    size = max(size, len(body))
+        except TimeoutError:
+            raise _SlowError(f"the body did not come within {BODY_TIME:.0f} seconds.") from None
+        if size > BODY_LIMIT:
+            if more and not request.headers.get("expect"):  # otherwise the sender waits for our word before it sends
+                await _drain(request)
+            raise TooLargeError(f"a delivery has at most {BODY_LIMIT} bytes.")
+
+    async def _part(self, request: Request[Any, Any, Any], body: bytearray) -> bool:
+        """Add what has come to the body; False when that was the last of it."""
+        message: Any = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise _DisconnectedError("the sender went away.")
+        part = message["body"]
+        if self._held + len(part) > MEMORY:
+            raise UnavailableError("too many large deliveries at once.", "Send it again in a while.")
+        body += part
+        self._held += len(part)
+        return bool(message.get("more_body", False))
+
+
+async def _drain(request: Request[Any, Any, Any]) -> None:
+    try:
+        async with asyncio.timeout(DRAIN_TIME):
+            while (message := await request.receive())["type"] == "http.request" and message.get("more_body", False):
+                pass
+    except TimeoutError:
+        return
