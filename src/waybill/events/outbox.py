@@ -247,11 +247,21 @@ def events_since(connection: Connection, seq: int, limit: int = 200, subject: st
     return _decode(connection.execute(query.order_by(event_table.c.seq).limit(limit)).mappings())
 
 
-def latest_events(connection: Connection, limit: int = 100, subject: str | None = None) -> list[Event]:
-    """The newest events, newest first."""
+def latest_events(
+    connection: Connection,
+    limit: int = 100,
+    subject: str | None = None,
+    kinds: Iterable[str] | None = None,
+    before: int | None = None,
+) -> list[Event]:
+    """The newest events, newest first; only of these kinds, only recorded before position ``before``, where given."""
     query = sa.select(event_table)
     if subject is not None:
         query = query.where(event_table.c.subject == subject)
+    if kinds is not None:
+        query = query.where(event_table.c.kind.in_(list(kinds)))
+    if before is not None:
+        query = query.where(event_table.c.seq < before)
     return _decode(connection.execute(query.order_by(event_table.c.seq.desc()).limit(limit)).mappings())
 
 

@@ -15,6 +15,8 @@ from waybill.wire.agent import Abandon, BuildOrder, Desired, Remove, Report
 
 TOLD = "told"
 """Topic: some host is to be told something."""
+REPORTED = "reported"
+"""Topic: some host said something new of a service."""
 GONE_AFTER = 30.0
 """Seconds without a sign after which a host that a dead server called connected no longer counts as connected."""
 
@@ -185,7 +187,8 @@ def heard(connection: Connection, names: Iterable[str], *, connected: bool = Tru
 
 
 def put_facts(connection: Connection, name: str, arch: str, facts: str) -> None:
-    """Keep what a host says of itself."""
+    """Keep what a host says of itself, and when it came in, so that its clock can be compared with ours."""
+    facts = msgspec.json.encode(msgspec.json.decode(facts, type=dict) | {"received": stamp()}).decode()
     connection.execute(host_table.update().where(host_table.c.name == name).values(arch=arch, facts=facts))
 
 
@@ -241,6 +244,8 @@ def put_report(connection: Connection, host_name: str, report: Report) -> Report
     insert = upsert(connection, report_table).values(**row)
     changed = {name: row[name] for name in ("sequence", "live_sequence", "body")}
     connection.execute(insert.on_conflict_do_update(index_elements=["host", "service", "environment"], set_=changed))
+    if before is None or msgspec.structs.replace(before, at=report.at) != report:
+        notify(connection, REPORTED)
     return before
 
 

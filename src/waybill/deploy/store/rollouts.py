@@ -198,6 +198,28 @@ def rollout_hosts(connection: Connection, identity: str) -> list[RolloutHost]:
     return found
 
 
+def all_hosts(connection: Connection, identities: Iterable[str]) -> dict[str, list[RolloutHost]]:
+    """Where the hosts of several rollouts stand, by rollout and name, without how long they have been away."""
+    query = (
+        sa.select(rollout_host_table)
+        .where(rollout_host_table.c.rollout.in_(list(identities)))
+        .order_by(rollout_host_table.c.rollout, rollout_host_table.c.host)
+    )
+    found: dict[str, list[RolloutHost]] = {}
+    for row in connection.execute(query).mappings():
+        found.setdefault(row["rollout"], []).append(
+            RolloutHost(host=row["host"], sequence=row["sequence"], state=row["state"], reason=row["reason"])
+        )
+    return found
+
+
+def all_good(connection: Connection) -> dict[tuple[str, str], Rollout]:
+    """(service, environment) → the rollout whose release is the newest known good one."""
+    query = sa.select(rollout_table).join(target_table, target_table.c.good == rollout_table.c.id)
+    found = [Rollout(**row) for row in connection.execute(query).mappings()]
+    return {(rollout.service, rollout.environment): rollout for rollout in found}
+
+
 def set_told(connection: Connection, identity: str, hosts: Iterable[str], sequence: int) -> None:
     """Note that these hosts were told this sequence now."""
     connection.execute(
