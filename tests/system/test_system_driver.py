@@ -22,6 +22,7 @@ ON_HOST = Path(__file__).parent / "on_host"
 HELLO = "#!/usr/bin/python3\n" + (ON_HOST / "hello.py").read_text()
 HOME = "/var/lib/waybill"
 PORT = 8080
+KEY = "hello/production"
 
 
 class Site:
