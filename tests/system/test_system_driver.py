@@ -47,7 +47,8 @@ class Site:
         self.host.write(f"{root}/behaviour", behaviour)
         release = Release(
             key=key, id=name, sequence=1, commit=version * 40, root=root, state=state, user="hello",
-            command=("./hello",), environment={"WAYBILL_RELEASE": name}, port=PORT, slot=self.last, drain=3.0, options=Options(),
+            command=("./hello",), environment={"WAYBILL_RELEASE": name}, port=PORT, slot=self.last, drain=3.0,
+            options=Options(),
             health=Health(path="/health", within=5.0),
         )  # fmt: skip
         return msgspec.structs.replace(release, **changes)
