@@ -98,7 +98,7 @@ def live(site: Site):
     assert site.deploy(release) == ""
     yield release
     site.host.run(["nft", "delete", "table", "inet", "waybill"], check=False)
-    site.host.run(["systemctl", "stop", "waybill-*:*.service"])
+    site.host.run(["systemctl", "stop", "waybill-*.*-*.service"])
     site.host.run(
         ["sh", "-c", "rm -f /etc/systemd/system/waybill-* /etc/systemd/system/*/waybill-*; systemctl daemon-reload"]
     )
@@ -155,7 +155,7 @@ def test_an_answer_under_way_is_finished_before_the_old_version_ends(site: Site,
 
 @pytest.mark.parametrize(
     ("behaviour", "said"),
-    [("broken", "500"), ("crash", "nothing listens"), ("loopback", "listens on 127.0.0.1 alone")],
+    [("broken", "500"), ("crash", "does not answer"), ("loopback", "listens on 127.0.0.1 alone")],
 )
 def test_a_bad_version_never_reaches_a_user(site: Site, live: Release, behaviour: str, said: str):
     bad = site.release("3", behaviour, health=Health(path="/health", within=1.0))
@@ -172,7 +172,7 @@ def test_another_program_on_the_slot_does_not_pass_for_the_version(site: Site, l
     site.host.unit("stranger", ["python3", "-m", "http.server", str(new.slot)])
     wait_for(lambda: site.host.run(["ss", "-Hltn", f"sport = {new.slot}"]).stdout, "the stranger to listen")
     try:
-        assert "not part of waybill-hello:production-" in site.deploy(new, live)
+        assert "another process than the new version's" in site.deploy(new, live)
     finally:
         site.host.run(["systemctl", "stop", "stranger"])
     assert site.ask()["version"] == "1"
@@ -252,7 +252,7 @@ def test_limits_hold(site: Site, live: Release):
 def test_the_unit_is_well_locked_up(site: Site, live: Release):
     score = site.host.run(["systemd-analyze", "security", "--no-pager", unit_name(live)]).stdout.splitlines()[-1]
     print(score)
-    assert float(score.split(": ")[1].split()[0]) <= 2.5, score
+    assert float(score.split(": ")[1].split()[0]) <= 2.0, score
     script = "for f in /etc/x {0}/x {0}/releases/x; do touch $f && echo wrote $f; done; touch {0}/shared/x && id -un"
     shut = site.release("4", key="shut/production", port=None, slot=0)
     site.host.run(["sh", "-c", 'mkdir -p "$1/shared" && chmod 777 "$1" "$1/shared"', "sh", shut.state])

@@ -11,10 +11,10 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 from waybill.agent import keeper_client, keeper_process, steering
+from waybill.agent import owner as owner_of
 from waybill.agent.keeper import HANDOVER
 from waybill.drivers.model import Health, Probe
 
@@ -58,6 +58,9 @@ async def probe(command: Probe) -> Outcome:
                 )
         except OSError as error:
             outcome = Outcome(False, f"port {command.port} does not answer: {error.strerror or error}.")
+        if outcome.ok and command.owner.startswith("unit:"):
+            reason = owner_of.fault(command.port, command.owner.removeprefix("unit:"))
+            outcome = Outcome(False, reason) if reason else outcome
         if outcome.ok:
             return outcome
         await asyncio.sleep(max(0.0, min(pause, limit - time.monotonic())))
@@ -82,18 +85,8 @@ async def _owner(command: Probe) -> _Owner:
         pid = int(version["pid"])
         return _Owner(command.source or int(answer["source"]), lambda: keeper_process.session(pid))
     if kind == "unit":
-        return _Owner(command.source, lambda: _unit_members(rest))
+        return _Owner(command.source, lambda: owner_of.processes(rest))
     return _Owner(command.source, None)
-
-
-def _unit_members(unit: str) -> list[int]:
-    found = []
-    for path in Path("/proc").iterdir():
-        if path.name.isdecimal():
-            with suppress(OSError):
-                if f"/{unit}" in (path / "cgroup").read_text().replace("\n", "/"):
-                    found.append(int(path.name))
-    return found
 
 
 async def _log_tail(command: Probe) -> str:

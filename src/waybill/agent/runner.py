@@ -15,9 +15,10 @@ from typing import Any
 import msgspec
 
 from waybill.agent import keeper_client, keeper_process
+from waybill.agent.drained import drained
 from waybill.agent.probe import probe
 from waybill.core.errors import WaybillError
-from waybill.drivers.model import Call, Command, Probe, Put, Run
+from waybill.drivers.model import Call, Command, Drained, Probe, Put, Run
 
 TAIL = 4096
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
@@ -63,6 +64,9 @@ async def perform(command: Command, on_line: OnLine | None = None) -> Result:
             case Probe():
                 ok, reason, evidence = await probe(command)
                 return Result(ok=ok, output=evidence[:TAIL], reason="" if ok else reason)
+            case Drained():
+                left = await drained(command.port, command.within)
+                return Result(ok=True, output=f"{left} connections were left." if left else "")
     except WaybillError as error:
         return Result(ok=False, reason=str(error))
     except OSError as error:
@@ -79,6 +83,8 @@ def _what(command: Command) -> str:
             return f"cannot reach the keeper of {command.key}"
         case Probe():
             return f"cannot probe port {command.port}"
+        case Drained():
+            return f"cannot count the connections to port {command.port}"
 
 
 def environment_of(user: str | None) -> dict[str, str]:
@@ -125,7 +131,7 @@ async def _run(command: Run, on_line: OnLine | None) -> Result:
         raise
     finally:
         keeper_process.signal_all(process.pid, signal.SIGKILL)  # what it left in the background
-    if status:
+    if status not in command.accept:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         return Result(ok=False, output=tail.text(), reason=f"{command.argv[0]} {how}.")
     return Result(ok=True, output=tail.text())
