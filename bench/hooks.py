@@ -126,9 +126,9 @@ async def load(port: int, path: str, rate: int, seconds: float) -> tuple[list[fl
 
 def serve(folder: str, database: str, ready: multiprocessing.connection.Connection) -> None:
     """A server with hooks, database and worker, in a process of its own."""
+    import uvicorn
     from litestar import Litestar
 
-    import uvicorn
     from waybill.deploy.events import PushReceived
     from waybill.deploy.model import Repository
     from waybill.deploy.store import access, hosts, repositories, rollouts  # noqa: F401 - they register the tables

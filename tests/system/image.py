@@ -19,7 +19,7 @@ from pathlib import Path
 SUITE = "bookworm"
 PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "python3", "python3-venv", "git", "ca-certificates", "nftables", "iproute2",
-    "conntrack",
+    "conntrack", "procps",
 )  # fmt: skip
 CHECKOUT = Path(__file__).parents[2]
 VENV = "opt/waybill"

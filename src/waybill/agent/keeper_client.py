@@ -83,7 +83,8 @@ async def _start(folder: str) -> None:
     _, error = await process.communicate()
     if process.returncode:
         text = error.decode("utf-8", "replace").strip().splitlines()
-        raise UnavailableError(f"the keeper in {folder} does not start: {text[-1] if text else process.returncode}")
+        why = text[-1] if text else process.returncode
+        raise UnavailableError(f"the keeper in {folder} does not start: {why}")
 
 
 async def upgrade(folder: str) -> dict[str, Any]:

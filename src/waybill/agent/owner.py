@@ -44,7 +44,7 @@ def processes(unit: str, proc: Path = PROC) -> list[int]:
         if folder.name.isdigit():
             try:
                 lines = (folder / "cgroup").read_text().splitlines()
-            except (FileNotFoundError, ProcessLookupError):
+            except OSError:  # it ended meanwhile
                 continue
             paths = [line.split(":", 2)[2] for line in lines if line.startswith("0::") or ":name=systemd:" in line]
             if any(path == group or path.startswith(group + "/") for path in paths):

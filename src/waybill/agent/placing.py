@@ -28,12 +28,12 @@ from waybill.core.errors import ConflictError, InvalidInputError, WaybillError
 from waybill.core.plugins import Plugins
 from waybill.deploy.servicefile import Environment, ServiceFile
 from waybill.drivers.model import Driver, Release
+from waybill.drivers.redirect import SLOTS
 from waybill.trust.manifest import Manifest
 
 KEEP = 5
 RELEASE_LIMIT = 8 * 1024**3
 FETCHER = "waybill-fetch"
-SLOTS = range(20000, 30000)
 
 
 class Source(Protocol):
@@ -258,7 +258,7 @@ def free_port(taken: Collection[int]) -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise ConflictError("no loopback port between 20000 and 30000 is free.")
+    raise ConflictError(f"no slot between {SLOTS[0]} and {SLOTS[-1]} is free.")
 
 
 def prune(folder: Folder, keep: Collection[str]) -> None:

@@ -10,10 +10,10 @@ import asyncio
 import socket
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from waybill.agent import keeper_client, keeper_process, steering
+from waybill.agent import owner as owner_of
 from waybill.agent.keeper_sockets import HANDOVER
 from waybill.core.errors import WaybillError
 from waybill.drivers.model import Health, Probe
@@ -76,16 +76,7 @@ class _Unit(_Anybody):
         self._unit = unit
 
     async def members(self) -> list[int] | None:
-        return await asyncio.to_thread(self._scan)
-
-    def _scan(self) -> list[int]:
-        found = []
-        for path in Path("/proc").iterdir():
-            if path.name.isdecimal():
-                with suppress(OSError):
-                    if self._unit in (path / "cgroup").read_text().strip().split("/"):
-                        found.append(int(path.name))
-        return found
+        return await asyncio.to_thread(owner_of.processes, self._unit)
 
 
 class _Kept(_Anybody):
@@ -151,6 +142,9 @@ async def _ask(command: Probe, owner: _Anybody) -> Outcome:
                     outcome = _silence(command, owner, opened, seconds)
         except OSError as error:
             outcome = Outcome(False, f"port {command.port} does not answer: {error.strerror or error}.")
+        if outcome.ok and command.owner.startswith("unit:"):
+            reason = owner_of.fault(command.port, command.owner.removeprefix("unit:"))
+            outcome = Outcome(False, reason) if reason else outcome
         if outcome.ok:
             break
         await asyncio.sleep(max(0.0, min(pause, limit - time.monotonic())))

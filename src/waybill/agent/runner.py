@@ -66,7 +66,7 @@ async def perform(command: Command, on_line: OnLine | None = None) -> Result:
                 return Result(ok=ok, output=evidence[:TAIL], reason="" if ok else reason)
             case Drained():
                 left = await drained(command.port, command.within)
-                return Result(ok=True, output=f"{left} connections left" if left else "")
+                return Result(ok=True, output=f"{left} connections were left." if left else "")
     except WaybillError as error:
         return Result(ok=False, reason=str(error))
     except OSError as error:
@@ -84,7 +84,7 @@ def _what(command: Command) -> str:
         case Probe():
             return f"cannot probe port {command.port}"
         case Drained():
-            return f"cannot see the connections to port {command.port}"
+            return f"cannot count the connections to port {command.port}"
 
 
 def environment_of(user: str | None) -> dict[str, str]:
@@ -131,7 +131,7 @@ async def _run(command: Run, on_line: OnLine | None) -> Result:
         raise
     finally:
         _signal(process.pid, signal.SIGKILL)  # what it left in the background
-    if status:
+    if status not in command.accept:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         return Result(ok=False, output=tail.text(), reason=f"{command.argv[0]} {how}.")
     return Result(ok=True, output=tail.text())

@@ -49,13 +49,13 @@ def listeners(port: int, proc: Path = PROC) -> list[Socket]:
 
 
 def held_by(pid: int, proc: Path = PROC) -> Iterator[int]:
-    """Inodes of the sockets that a process has open; none when it is gone."""
+    """Inodes of the sockets that a process has open; none when it is gone or not ours to look at."""
     try:
         for descriptor in (proc / str(pid) / "fd").iterdir():
             target = str(descriptor.readlink())
             if target.startswith("socket:["):
                 yield int(target[8:-1])
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:
         return
 
 

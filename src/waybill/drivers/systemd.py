@@ -20,7 +20,8 @@ from waybill.drivers.model import Command, Drained, Health, Probe, Put, Release,
 from waybill.drivers.systemd_unit import Section, path, quoted, render
 
 UNITS = "/etc/systemd/system"
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_UNIT = re.compile(r"[a-z0-9][a-z0-9_-]*/[a-z0-9][a-z0-9._-]*/[A-Za-z0-9._-]+")
+_PROGRAM = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.+-]*")
 
 _HARDENING: Section = [
     ("NoNewPrivileges", "yes"),
@@ -90,11 +91,16 @@ DRIVER = SystemdDriver()
 
 
 def unit_name(release: Release) -> str:
-    """The unit of a version, for example ``waybill-hello:production-20261120T125901Z-0123456789ab.service``."""
-    service, _, environment = release.key.partition("/")
-    if not all(_NAME.fullmatch(part) for part in (service, environment, release.id)):
+    """The unit of a version, for example ``waybill-hello.production-20261120T125901Z-0123456789ab.service``.
+
+    A service's name has no dot, so no other service and environment have the same; a colon would be neater, but means
+    something to ``systemd-analyze``.
+    """
+    name = f"{release.key}/{release.id}"
+    if _UNIT.fullmatch(name) is None:
         raise InvalidInputError(f"no unit can be named after {release.key!r}, {release.id!r}.")
-    return f"waybill-{service}:{environment}-{release.id}.service"
+    service, environment, identity = name.split("/")
+    return f"waybill-{service}.{environment}-{identity}.service"
 
 
 def unit_text(release: Release) -> str:
@@ -201,7 +207,7 @@ def _argv(release: Release) -> tuple[str, ...]:
     program, *arguments = release.command
     if "/" in program:
         program = posixpath.normpath(posixpath.join(release.root, program))
-    elif _NAME.fullmatch(program) is None or program[0] == "-":
+    elif _PROGRAM.fullmatch(program) is None:
         raise InvalidInputError(
             f"{release.key}: systemd cannot find a program named {program!r}.", "Name it by its path."
         )
