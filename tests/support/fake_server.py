@@ -272,7 +272,7 @@ class FakeServer:
                         await self._changed.wait()
             await _chunk(connection, writer, b"\n")
 
-    async def _answer(self, what, body, host, fault):  # noqa: C901, PLR0911 - one row for each request
+    async def _answer(self, what, body, host, fault):
         method, target = what.split(" ")
         path = unquote(urlsplit(target).path)
         match method, path.strip("/").split("/"):
