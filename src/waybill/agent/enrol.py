@@ -178,9 +178,3 @@ def enrol(home: Home, text: str, *, name: str, allow: tuple[str, ...], force: bo
     check_authority(enrolled, token)
     store(home, enrolled, identity, allow, accounts=accounts)
     return enrolled
-
-
-def fingerprint(recipient: str) -> str:
-    """What host and person compare: the first 16 hex digits of the recipient's SHA-256, in groups of four."""
-    digits = hashlib.sha256(recipient.strip().encode()).hexdigest()[:16]
-    return " ".join(digits[start : start + 4] for start in range(0, 16, 4))

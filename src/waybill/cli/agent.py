@@ -49,7 +49,8 @@ def enroll(
         accounts: Whether a root agent gives each service an account of its own.
         json: Print the outcome as JSON.
     """
-    from waybill.agent.enrol import enrol, fingerprint
+    from waybill.agent.enrol import enrol
+    from waybill.vault.identity import fingerprint
 
     home = _home(state)
     enrolled = enrol(home, token, name=name or socket.gethostname(), allow=tuple(allow), force=force, accounts=accounts)
