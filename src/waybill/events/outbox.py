@@ -8,7 +8,9 @@ it keeps failing. Waking a row that waits changes nothing; waking one that is be
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -82,14 +84,39 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
+# Statements that every request needs are built once: building one takes longer than executing it.
+_RECORD = event_table.insert().returning(event_table.c.seq)
+_FINISH = work_table.delete().where(
+    work_table.c.id == sa.bindparam("row"),
+    work_table.c.token == sa.bindparam("lease"),
+    work_table.c.wakes == sa.bindparam("seen"),
+)
+_EVENT = sa.select(event_table).where(event_table.c.id == sa.bindparam("event"))
+
+
+_WAKE: dict[str, Any] = {}
+
+
+def _wake(connection: Connection) -> Any:
+    name = connection.dialect.name
+    if name not in _WAKE:
+        now = epoch(connection) if name == "postgresql" else sa.bindparam("now", type_=sa.Double)
+        due = now + sa.bindparam("pause", type_=sa.Double)
+        insert = upsert(connection, work_table).values(handler=sa.bindparam("of"), key=sa.bindparam("about"), due=due)
+        sooner = sa.case((work_table.c.due > insert.excluded.due, insert.excluded.due), else_=work_table.c.due)
+        _WAKE[name] = insert.on_conflict_do_update(
+            index_elements=["handler", "key"],
+            set_={"wakes": work_table.c.wakes + 1, "due": sooner, "attempts": 0, "aside": False},
+        )
+    return _WAKE[name]
+
+
 def record(connection: Connection, body: EventBody, actor: str, event_id: str | None = None) -> Event:
     """Write down what happened, with one row of work for each handler that reacts to it."""
     identity, at = event_id or new_id(), stamp()
     text = msgspec.json.encode(body).decode()
     row = {"id": identity, "kind": type(body).__name__, "at": at, "actor": actor, "body": text}
-    seq = connection.execute(
-        event_table.insert().values(subject=body.subject()[:256], **row).returning(event_table.c.seq)
-    ).scalar_one()
+    seq = connection.execute(_RECORD, {"subject": body.subject()[:256], **row}).scalar_one()
     for handler in handlers_of.get(type(body).__name__, ()):
         wake(connection, handler, identity)
     notify(connection, EVENTS)
@@ -98,19 +125,8 @@ def record(connection: Connection, body: EventBody, actor: str, event_id: str | 
 
 def wake(connection: Connection, handler: str, key: str, after: float = 0.0) -> None:
     """Have ``handler`` look at ``key`` in ``after`` seconds at the latest."""
-    due = epoch(connection) + after
-    insert = upsert(connection, work_table).values(handler=handler, key=key, due=due)
-    connection.execute(
-        insert.on_conflict_do_update(
-            index_elements=["handler", "key"],
-            set_={
-                "wakes": work_table.c.wakes + 1,
-                "due": sa.case((work_table.c.due > insert.excluded.due, insert.excluded.due), else_=work_table.c.due),
-                "attempts": 0,
-                "aside": False,
-            },
-        )
-    )
+    values = {"of": handler, "about": key, "pause": after, "now": time.time()}
+    connection.execute(_wake(connection), values)
     notify(connection, TOPIC)
 
 
@@ -173,7 +189,7 @@ def finish(connection: Connection, work: Work, again: float | None = None) -> No
     """Done: the row goes, unless it was woken meanwhile or wants to run again in ``again`` seconds."""
     ours = _ours(work)
     if again is None:
-        gone = connection.execute(work_table.delete().where(ours, work_table.c.wakes == work.wakes)).rowcount
+        gone = connection.execute(_FINISH, {"row": work.id, "lease": work.token, "seen": work.wakes}).rowcount
         if gone:
             return
     now = epoch(connection)
@@ -278,7 +294,7 @@ def newest_of(connection: Connection, kind: type[EventBody], subjects: Iterable[
 
 def event_of(connection: Connection, event_id: str) -> Event | None:
     """The event with this id."""
-    found = _decode(connection.execute(sa.select(event_table).where(event_table.c.id == event_id)).mappings())
+    found = _decode(connection.execute(_EVENT, {"event": event_id}).mappings())
     return found[0] if found else None
 
 

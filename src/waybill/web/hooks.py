@@ -11,9 +11,11 @@ import asyncio
 import re
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 from litestar import Request, Response, Router, post
 from litestar.params import FromPath
 from prometheus_client import Counter
@@ -23,6 +25,7 @@ from waybill.core.errors import (
     InvalidInputError,
     NotFoundError,
     TooLargeError,
+    UnauthenticatedError,
     UnavailableError,
     WaybillError,
 )
@@ -93,6 +96,15 @@ _OUTCOMES: tuple[tuple[type[WaybillError], str], ...] = (
 )
 
 
+class _Hook(msgspec.Struct, frozen=True):
+    """A hook with all that is needed to read its deliveries; without a forge, a stand-in for an unknown one."""
+
+    id: str
+    repository: str
+    forge: Any
+    secret: str
+
+
 class Hooks:
     """The addresses that forges deliver to.
 
@@ -107,6 +119,7 @@ class Hooks:
         self._forges: Plugins[Forge] = Plugins("waybill.forge.adapters", "FORGE")
         self._held = 0
         self._decoy = secrets.token_hex(32)
+        self._known: dict[str, _Hook] = {}
 
     def router(self) -> Router:
         """``POST /hooks/{hook_id}``."""
@@ -168,6 +181,7 @@ class Hooks:
     async def remove(self, hook_id: str) -> None:
         """Take nothing more at this address."""
         await self._db.write(lambda connection: access.remove_hook(connection, hook_id))
+        self._known.pop(hook_id, None)
         self._keys.remove(f"hook-{hook_id}")
 
     async def forget(self) -> None:
@@ -176,42 +190,36 @@ class Hooks:
         await self._db.write(lambda connection: access.forget_deliveries(connection, before))
 
     async def _deliver(self, request: Request[Any, Any, Any], hook_id: str) -> Response[Any]:
-        body = bytearray()
+        body, known = bytearray(), None
         try:
             await self._read(request, body)
-            asked = hook_id if _ID.fullmatch(hook_id) else _NOBODY
-            hook = await self._db.read(lambda connection: access.hook(connection, asked))
-            work = (asked, hook, signatures.fold(request.scope["headers"]), bytes(body))
-            delivery, events = self._open(*work) if len(body) < LARGE else await asyncio.to_thread(self._open, *work)
+            known = self._known.get(hook_id)
+            hook = known or await self._find(hook_id if _ID.fullmatch(hook_id) else _NOBODY)
+            work = (hook, signatures.fold(request.scope["headers"]), bytes(body))
+            delivery, events = _open(*work) if len(body) < LARGE else await asyncio.to_thread(_open, *work)
+        except UnauthenticatedError:
+            # Looked up now if it was not before: it may be gone, and an unknown one is looked up too.
+            if known is not None and (await self._find(hook_id)).forge is None:
+                raise _unknown() from None
+            raise
         finally:
             self._held -= len(body)
-        return await self._store(asked, hook[1] if hook else "", delivery, events)
+        return await self._store(hook, delivery, events)
 
-    def _open(
-        self, hook_id: str, hook: tuple[str, str] | None, headers: dict[str, str], body: bytes
-    ) -> tuple[Delivery, Sequence[ForgeEvent]]:
-        """Authenticate, then parse."""
-        if hook is None:
-            self._pretend(body)
-            raise NotFoundError("there is no such hook.", "Compare the address with: waybill hook list.")
+    async def _find(self, hook_id: str) -> _Hook:
+        """The hook of this id; for an unknown one a stand-in that nobody has the secret of."""
+        row = await self._db.read(lambda connection: access.hook(connection, hook_id))
         secret = self._keys.get(f"hook-{hook_id}")
+        if row is None:
+            self._known.pop(hook_id, None)
+            return _Hook(id="", repository="", forge=None, secret=self._decoy)
         if secret is None:
             raise WaybillError("the secret of this hook is gone from the server's data folder.", "Make the hook again.")
-        forge = self._forges[hook[0]]
-        delivery = forge.verify(headers, body, secret.decode(), datetime.now(UTC))
-        return delivery, forge.read(delivery.event, body)
+        found = _Hook(id=hook_id, repository=row[1], forge=self._forges[row[0]], secret=secret.decode())
+        self._known[hook_id] = found
+        return found
 
-    def _pretend(self, body: bytes) -> None:
-        """Take as long as a wrong signature takes."""
-        self._keys.get(f"hook-{_NOBODY}")
-        try:
-            signatures.check_hex("", "", body, self._decoy)
-        except WrongSignatureError:
-            return
-
-    async def _store(
-        self, hook_id: str, repository: str, delivery: Delivery, events: Sequence[ForgeEvent]
-    ) -> Response[Any]:
+    async def _store(self, hook: _Hook, delivery: Delivery, events: Sequence[ForgeEvent]) -> Response[Any]:
         told = {"delivery": delivery.id}
         ignored = [event for event in events if isinstance(event, Ignored)]
         pushes = {event.ref: event for event in events if isinstance(event, Push) and event.kind == "branch"}
@@ -220,15 +228,18 @@ class Hooks:
             reason = ignored[0].reason if ignored else "nothing reacts to tags."
             return Response({**told, "ignored": reason}, status_code=200)
         found = [
-            PushReceived(repository=repository, branch=push.name, claimed=push.after or "", pusher=push.actor.name)
+            PushReceived(repository=hook.repository, branch=push.name, claimed=push.after or "", pusher=push.actor.name)
             for push in pushes.values()
         ]
 
         def store(connection: Connection) -> bool:
-            if not access.first_delivery(connection, hook_id, delivery.id):
+            if access.hook(connection, hook.id) is None:  # removed since we looked, perhaps on another server
+                self._known.pop(hook.id, None)
+                raise _unknown()
+            if not access.first_delivery(connection, hook.id, delivery.id):
                 return False
             for event in found:
-                outbox.record(connection, event, f"hook:{hook_id}")
+                outbox.record(connection, event, f"hook:{hook.id}")
             return True
 
         new = await self._db.write(store)
@@ -267,6 +278,21 @@ class Hooks:
         body += part
         self._held += len(part)
         return bool(message.get("more_body", False))
+
+
+def _open(hook: _Hook, headers: dict[str, str], body: bytes) -> tuple[Delivery, Sequence[ForgeEvent]]:
+    """Authenticate, then parse; what is sent to an unknown hook takes as long as what is wrongly signed."""
+    if hook.forge is None:
+        with suppress(WrongSignatureError):
+            signatures.check_hex("", "", body, hook.secret)
+        raise _unknown()
+    forge: Forge = hook.forge
+    delivery = forge.verify(headers, body, hook.secret, datetime.now(UTC))
+    return delivery, forge.read(delivery.event, body)
+
+
+def _unknown() -> NotFoundError:
+    return NotFoundError("there is no such hook.", "Compare the address with the one that the server printed.")
 
 
 async def _drain(request: Request[Any, Any, Any]) -> None:

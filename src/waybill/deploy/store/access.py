@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from waybill.core.clock import stamp
@@ -41,6 +43,10 @@ delivery_table = sa.Table(
     sa.Column("delivery", sa.String(128), primary_key=True),
     sa.Column("at", sa.String(24), nullable=False),
 )
+
+
+_HOOK = sa.select(hook_table).where(hook_table.c.id == sa.bindparam("hook"))
+_DELIVERY: dict[str, Any] = {}
 
 
 def add_token(connection: Connection, token: Token, digest: str, actor: str) -> None:
@@ -87,7 +93,7 @@ def add_hook(connection: Connection, identity: str, forge: str, repository: str,
 
 def hook(connection: Connection, identity: str) -> tuple[str, str] | None:
     """(forge, repository) of a webhook address, or None."""
-    row = connection.execute(sa.select(hook_table).where(hook_table.c.id == identity)).first()
+    row = connection.execute(_HOOK, {"hook": identity}).first()
     return None if row is None else (row.forge, row.repository)
 
 
@@ -104,9 +110,13 @@ def remove_hook(connection: Connection, identity: str) -> None:
 
 def first_delivery(connection: Connection, hook_id: str, delivery: str) -> bool:
     """Note a delivery; returns whether it is the first of its id."""
-    insert = upsert(connection, delivery_table).values(hook=hook_id, delivery=delivery[:128], at=stamp())
+    name = connection.dialect.name
+    if name not in _DELIVERY:  # built once: building it takes longer than executing it
+        insert = upsert(connection, delivery_table).on_conflict_do_nothing()
+        _DELIVERY[name] = insert.returning(delivery_table.c.hook)
     # What came back, not how many rows: drivers count a conflicting insert differently.
-    return connection.execute(insert.on_conflict_do_nothing().returning(delivery_table.c.hook)).first() is not None
+    row = {"hook": hook_id, "delivery": delivery[:128], "at": stamp()}
+    return connection.execute(_DELIVERY[name], row).first() is not None
 
 
 def last_deliveries(connection: Connection) -> dict[str, str]:
