@@ -87,6 +87,6 @@ async def _start(folder: str) -> None:
 
 
 async def upgrade(folder: str) -> dict[str, Any]:
-    """Make the keeper in ``folder`` run the code and interpreter that this process runs; its services notice nothing."""
+    """Make the keeper in ``folder`` run the code that this process runs; its services notice nothing."""
     root = str(Path(waybill.__file__).parent.parent)
     return await ask(folder, {"op": "upgrade", "python": sys.executable, "root": root})

@@ -131,7 +131,7 @@ async def _run(command: Run, on_line: OnLine | None) -> Result:
         raise
     finally:
         _signal(process.pid, signal.SIGKILL)  # what it left in the background
-    if status:
+    if status not in command.accept:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         return Result(ok=False, output=tail.text(), reason=f"{command.argv[0]} {how}.")
     return Result(ok=True, output=tail.text())
