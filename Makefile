@@ -27,7 +27,7 @@ help: ## show this list
 dev: .venv/dev.stamp ## everything for working on waybill, in .venv
 
 demo: .venv/run.stamp ## the whole story on this machine, in under a minute (ARGS=--once ends by itself)
-	@$(BIN)/python -m waybill.demo $(ARGS)
+	@$(BIN)/python -m demo $(ARGS)
 
 test: .venv/dev.stamp ## everything that this machine can run
 	@$(BIN)/python -m pytest $(ARGS)

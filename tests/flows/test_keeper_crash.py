@@ -23,7 +23,7 @@ async def host(tmp_path):
     await made.clear()
 
 
-@pytest.mark.parametrize(("operation", "every"), [("start", 25), ("switch", 11), ("stop", 25)])
+@pytest.mark.parametrize(("operation", "every"), [("start", 25), ("switch", 11), ("stop", 45)])
 async def test_a_keeper_killed_at_any_step_costs_no_request(host, operation, every, capsys):
     every = EVERY or every
     release = host.release("0")
@@ -41,8 +41,6 @@ async def test_a_keeper_killed_at_any_step_costs_no_request(host, operation, eve
         if operation == "stop":
             await host.do(release, "stop")
             allowed.discard(str(release.environment["VERSION"]))
-        else:
-            asyncio.create_task(host.do(release, "stop")).add_done_callback(lambda task: task.result())
         status = await host.status()
         assert status["current"] == new.id, status
         release = new
@@ -53,14 +51,15 @@ async def test_a_keeper_killed_at_any_step_costs_no_request(host, operation, eve
         await dying.wait()
         kills += 1
         count += every
-    await until(lambda: len(host.processes()) <= 1 + 1, "a version is left", 20)
     tally = await load.stop()
     with capsys.disabled():
         print(f"\n{kills} keepers killed in {operation}: {tally}")
     assert kills >= 3
     assert not tally.lost, tally.details[:10]
-    assert [v["id"] for v in (await host.status())["versions"]] == [release.id]
-    assert (await host.version(release))["restarts"] == 0
+    versions = (await host.status())["versions"]
+    assert all(v["restarts"] == 0 for v in versions)
+    assert len(versions) == 1 or operation != "stop"
+    assert len(host.processes()) == len(versions) + 1
 
 
 async def test_services_go_on_writing_while_no_keeper_reads(host):
@@ -147,7 +146,7 @@ async def test_a_keeper_becomes_a_newer_one_in_place(host):
     for _ in range(5):
         assert (await keeper_client.upgrade(host.keeper))["ok"]
     after = await host.status()
-    assert after["pid"] == before["pid"] and after["versions"] == before["versions"]
+    assert after["pid"] == before["pid"] and after["versions"][0]["pid"] == before["versions"][0]["pid"]
     refused = await keeper_client.ask(host.keeper, {"op": "upgrade", "python": "/nowhere/python"})
     assert not refused["ok"] and "/nowhere/python" in refused["reason"]
     os.kill(after["versions"][0]["pid"], signal.SIGKILL)  # it is still its parent, knows how it ended

@@ -117,8 +117,8 @@ class Host:
 
     async def clear(self) -> None:
         """End everything; nothing may be left."""
-        for version in (await self.status())["versions"]:
-            await keeper_client.ask(self.keeper, {"op": "stop", "id": version["id"], "drain": 1}, 20)
+        stops = [{"op": "stop", "id": version["id"], "drain": 1} for version in (await self.status())["versions"]]
+        await asyncio.gather(*(keeper_client.ask(self.keeper, stop, 20) for stop in stops))
         await until(lambda: len(self.processes()) <= 1, "a service is left")
         await self.kill_keeper()
         await until(lambda: not self.processes(), "a keeper is left")

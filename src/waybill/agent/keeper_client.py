@@ -83,11 +83,10 @@ async def _start(folder: str) -> None:
     _, error = await process.communicate()
     if process.returncode:
         text = error.decode("utf-8", "replace").strip().splitlines()
-        why = text[-1] if text else process.returncode
-        raise UnavailableError(f"the keeper in {folder} does not start: {why}")
+        raise UnavailableError(f"the keeper in {folder} does not start: {text[-1] if text else process.returncode}")
 
 
 async def upgrade(folder: str) -> dict[str, Any]:
-    """Make the keeper in ``folder`` run the code and interpreter of this process; its services notice nothing."""
+    """Make the keeper in ``folder`` run the code that this process runs; its services notice nothing."""
     root = str(Path(waybill.__file__).parent.parent)
     return await ask(folder, {"op": "upgrade", "python": sys.executable, "root": root})

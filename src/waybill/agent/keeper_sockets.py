@@ -16,6 +16,7 @@ from waybill.agent.keeper_loop import RefusedError
 from waybill.agent.keeper_state import Group, Version
 
 BACKLOG = 4096
+ANY = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 HANDOVER = (
     "The process driver is for servers that take the socket they inherit (LISTEN_FDS=1, descriptor 3) and do not bind "
@@ -58,7 +59,7 @@ class Sockets:
         try:
             made = steering.listener(bind, int(port))
         except OSError as error:
-            who = holders(int(port), ())
+            who = holders(steering.listeners(int(port)))
             raise RefusedError(f"cannot listen on {bind} port {port}: {error.strerror}. {who}".strip()) from error
         group = self.groups.setdefault(address, Group())
         version.node = steering.inode(made)
@@ -72,15 +73,16 @@ class Sockets:
         group.nodes[version.number] = version.node
 
     def check_alone(self, address: str) -> None:
-        """Make sure that only this keeper's sockets listen on a port.
+        """Make sure that only this keeper's sockets listen where its users connect to.
 
         Raises:
             RefusedError: Another one does; it could get users, or move the indices.
         """
-        port = int(address.rpartition(" ")[2])
+        bind, _, port = address.rpartition(" ")
         ours = {node for group in self.groups.values() for node in group.nodes.values()}
-        if any(peer.inode not in ours for peer in steering.listeners(port)):
-            raise RefusedError(f"something else listens on port {port}. {holders(port, ours)} {HANDOVER}")
+        others = [peer for peer in steering.listeners(int(port)) if peer.inode not in ours]
+        if any(bind in (peer.address, *ANY) for peer in others):
+            raise RefusedError(f"something else listens on {bind} port {port}. {holders(others)} {HANDOVER}")
 
     def choose(self, version: Version) -> None:
         """Say that users of the version's address belong to it; ``apply`` makes it so."""
@@ -146,12 +148,10 @@ class Sockets:
             del self.groups[address]
 
 
-def holders(port: int, ours: Collection[int]) -> str:
-    """Who else listens on a port, as far as this user may see; a sentence."""
+def holders(listeners: Collection[steering.Peer]) -> str:
+    """Whose sockets these are, as far as this user may see; a sentence."""
     found = []
-    for peer in steering.listeners(port):
-        if peer.inode in ours:
-            continue
+    for peer in listeners:
         for name in filter(str.isdecimal, os.listdir("/proc")):  # noqa: PTH208
             with suppress(OSError):
                 if process.holds(int(name), peer.inode) is not None:

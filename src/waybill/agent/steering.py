@@ -173,12 +173,14 @@ class Peer(NamedTuple):
         inode: 0 while a connection waits in an accept queue.
         queue: Bytes to read; on a listener the length of its accept queue.
         uid: Owner.
+        address: Its local address.
     """
 
     state: int
     inode: int
     queue: int
     uid: int
+    address: str
 
 
 _REQUEST = struct.Struct("=IHHII BBBBI 2s2s16s16sI8s")
@@ -224,9 +226,11 @@ def _diag(family: int, flags: int, states: int, local: tuple[str, int], remote: 
                 length, kind = struct.unpack_from("=IH", data, at)
                 if kind in {2, 3}:  # NLMSG_ERROR (nothing found), NLMSG_DONE
                     return
-                _, state, _, _, source, _, _, _, _, _, _, queue, _, uid, node = _ANSWER.unpack_from(data, at + 16)
-                if not local[1] or int.from_bytes(source, "big") == local[1]:
-                    yield Peer(state, node, queue, uid)
+                answer = _ANSWER.unpack_from(data, at + 16)
+                own, state, source, address, queue, uid, node = (answer[i] for i in (0, 1, 4, 6, 11, 13, 14))
+                if int.from_bytes(source, "big") == local[1]:
+                    text = socket.inet_ntop(own, address[:4] if own == socket.AF_INET else address)
+                    yield Peer(state, node, queue, uid, text)
                 at += (length + 3) & ~3
             if not flags & 0x300:  # no dump: one answer
                 return
