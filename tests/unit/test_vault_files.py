@@ -143,7 +143,7 @@ NAMES = st.text(string.ascii_letters + "_", min_size=1, max_size=8).filter(
 TEXTS = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="".join(map(chr, [*range(9), *range(11, 32), 127]))),
     max_size=60,
-)
+).filter(lambda text: not text.startswith("ENC[AES256_GCM,"))
 
 
 def quoted(text):
