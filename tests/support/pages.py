@@ -37,10 +37,10 @@ def needs(db, folder, **other):
 
 
 @contextlib.asynccontextmanager
-async def serving(what):
+async def serving(what, port=0):
     """The pages behind uvicorn on a free port; yields the address."""
     app = Litestar([router(what)], openapi_config=None, debug=False)
-    config = uvicorn.Config(app, port=0, log_level="error", lifespan="off", timeout_graceful_shutdown=5, ws="none")
+    config = uvicorn.Config(app, port=port, log_level="error", lifespan="off", timeout_graceful_shutdown=5, ws="none")
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     try:

@@ -113,7 +113,7 @@ class Live(Generic[Key]):
         self._start()
         try:
             shown: dict[str, str] = {}
-            yield ServerSentEventMessage(retry=1000, comment="waybill")
+            yield ServerSentEventMessage(data=None, retry=1000, comment="waybill")
             while not self._stopping.is_set():
                 turn, look = self._turn, self._look
                 if look is not None and key in look.frames:
@@ -138,7 +138,7 @@ class Live(Generic[Key]):
                     async with asyncio.timeout(PING):
                         await turn.wait()
                 except TimeoutError:
-                    yield ServerSentEventMessage(comment="quiet")
+                    yield ServerSentEventMessage(data=None, comment="quiet")
         finally:
             self._watched[key] -= 1
             self._watched += Counter()  # drops what nobody watches

@@ -133,7 +133,7 @@ def timeline_badge(event: Event) -> Badge:
 def headline(snapshot: Snapshot, shown: list[Place]) -> Badge:
     """The whole state in one sentence."""
     bad = [place.key for place in shown if place.health.kind == "bad"]
-    away = [host.name for host in snapshot.hosts if not host.connected and not host.revoked]
+    away = [host.name for host in snapshot.hosts if host.seen and not host.connected and not host.revoked]
     warned = sum(len(place.warnings) + len(place.orphans) for place in shown)
     parts = []
     if snapshot.running:

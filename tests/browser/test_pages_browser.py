@@ -1,0 +1,322 @@
+"""The pages in a real Chromium: live without a reload, by keyboard, on a phone, in dark and light, without an error."""
+
+import asyncio
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from support import pages as team
+from support.need import missing, need, need_program
+from support.pages import Needs, needs, new_token, serving
+from waybill.deploy.service import Deployments
+from waybill.deploy.store import hosts, rollouts
+from waybill.infra import migrate
+from waybill.infra.db import Database
+
+pytestmark = [pytest.mark.browser, pytest.mark.flow]
+ONE, TWO = "1a" * 20, "2b" * 20
+PHONE, DESK = (360, 740), (1280, 900)
+EVIDENCE = "GET /health -> 503 Service Unavailable\n" + "database: connection refused " * 8
+
+
+class Recorded(Deployments):
+    """Takes the place of what performs deployments; notes what the buttons ask."""
+
+    def __init__(self, db):
+        super().__init__(db)
+        self.asked = []
+
+    async def deploy(self, service, environment, ref, actor):
+        self.asked.append(("deploy", service, environment, ref, actor))
+        return await self._db.write(lambda c: team.begin(c, service, environment, TWO, ["web1"], sequence=9))
+
+    async def cancel(self, rollout, actor, reason):
+        self.asked.append(("cancel", rollout, actor, reason))
+        await self._db.write(lambda c: team.move(c, rollouts.rollout(c, rollout), "cancelled", reason))
+        return await self._db.read(lambda c: rollouts.rollout(c, rollout))
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = Database(f"sqlite:///{tmp_path / 'waybill.sqlite'}")
+    migrate.upgrade(opened, tmp_path)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def chrome():
+    """One Chromium with an empty profile."""
+    webdriver = need("selenium.webdriver", "the PyPI package selenium")
+    from selenium.webdriver.chrome.service import Service
+
+    chromium = need_program("chromium", "chromium")
+    driver = need_program("chromedriver", "chromium-driver")
+    with tempfile.TemporaryDirectory(prefix="waybill-chromium-", ignore_cleanup_errors=True) as profile:
+        options = webdriver.ChromeOptions()
+        options.binary_location = chromium
+        for flag in (
+            "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+            "disable-component-update", "disable-sync", "disable-dev-shm-usage", f"user-data-dir={profile}",
+        ):  # fmt: skip
+            options.add_argument(f"--{flag}")
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        browser = webdriver.Chrome(options=options, service=Service(driver))
+        yield browser
+        browser.quit()
+
+
+class Person:
+    """Somebody at the browser; everything runs beside the event loop that serves the pages."""
+
+    def __init__(self, browser, address):
+        self.browser, self.address = browser, address
+
+    async def do(self, function, *arguments):
+        return await asyncio.to_thread(function, *arguments)
+
+    async def go(self, path):
+        await self.do(self.browser.get, self.address + path)
+
+    async def run(self, script):
+        return await self.do(self.browser.execute_script, script)
+
+    async def text(self):
+        return await self.run("return document.body.innerText")
+
+    async def until(self, script, seconds=10.0):
+        deadline = time.monotonic() + seconds
+        while not (found := await self.run(script)):
+            assert time.monotonic() < deadline, f"never: {script}\n{await self.text()}"
+            await asyncio.sleep(0.05)
+        return found
+
+    async def sees(self, words, seconds=10.0):
+        await self.until(f"return document.body.innerText.includes({words!r})", seconds)
+
+    async def press(self, *keys):
+        from selenium.webdriver import ActionChains
+
+        await self.do(ActionChains(self.browser).send_keys(*keys).perform)
+
+    async def log_in(self, text):
+        await self.do(self.browser.delete_all_cookies)
+        await self.go("/login")
+        await self.press(text, "\ue007")
+        await self.until("return location.pathname === '/' && !!document.getElementById('fragments')")
+
+    async def look(self, size, dark=False):
+        await self.do(
+            self.browser.execute_cdp_cmd,
+            "Emulation.setDeviceMetricsOverride",
+            {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size is PHONE},
+        )
+        feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        await self.do(self.browser.execute_cdp_cmd, "Emulation.setEmulatedMedia", {"features": [feature]})
+
+    async def picture(self, name):
+        """Keep a picture of the whole page where WAYBILL_PICTURES says."""
+        folder = os.environ.get("WAYBILL_PICTURES")
+        if folder:
+            import base64
+
+            shot = await self.do(
+                self.browser.execute_cdp_cmd, "Page.captureScreenshot", {"captureBeyondViewport": True}
+            )
+            await self.do((Path(folder) / f"{name}.png").write_bytes, base64.b64decode(shot["data"]))
+
+    async def complaints(self):
+        return [entry["message"] for entry in await self.do(self.browser.get_log, "browser")]
+
+
+@pytest.fixture
+async def scene(store, tmp_path, chrome):
+    """A person who is logged in at a server with something to see: (person, needs)."""
+    running = await store.write(seed)
+    _, text = await new_token(store)
+    what: Needs = needs(store, tmp_path, deployments=Recorded(store))
+    async with serving(what) as address:
+        person = Person(chrome, address)
+        await person.look(DESK)
+        await person.log_in(text)
+        await person.complaints()
+        yield person, what, running
+        await person.go("/static/favicon.svg")
+
+
+def seed(c):
+    for number in (1, 2, 3):
+        team.enrol(c, f"web{number}", {"role": "web", "zone": "a"}, facts=team.facts())
+    team.enrol(c, "build-machine-with-a-very-long-name.internal.example.com", {"role": "build"}, facts=team.facts())
+    team.enrol(c, "db1", {"role": "db"}, connected=False, facts=team.facts(disk_free=10**8))
+    team.enrol(c, "spare", {"role": "db"}, connected=None)
+    for service, place, role in (
+        ("hello", "production", "web"),
+        ("hello", "staging", "web"),
+        ("ledger", "production", "db"),
+    ):
+        team.grant(c, service, place, {"role": role})
+    names = ["web1", "web2", "web3"]
+    team.deploy(c, "hello", "production", ONE, names, 1)
+    warning = "hello/staging has no health check: a broken version will reach users."
+    team.deploy(c, "hello", "staging", TWO, names, 1, warnings=[warning])
+    team.deploy(c, "ledger", "production", "3c" * 20, ["db1"], 1)
+    team.deploy(c, "retired", "production", "4d" * 20, ["web1"], 1)
+    broken = team.begin(c, "hello", "staging", "5e" * 20, names, sequence=2)
+    team.move(c, broken, "running")
+    rollouts.set_told(c, broken.id, names, 2)
+    reason = "the health check answered 503 for 30 s"
+    team.say(c, "web2", broken, "failed", reason=reason, evidence=EVIDENCE, live=(1, TWO), took=30412)
+    team.move(c, broken, "reverted", f"web2: {reason}")
+    team.refuse(
+        c, branch="feature/x", service="hello", environment="production",
+        reason="waybill.yml lets branch feature/x deploy hello/production, the grant does not: it names main.",
+        hint="A service file only narrows what was granted.",
+    )  # fmt: skip
+    running = team.begin(c, "hello", "production", TWO, names, sequence=2)
+    team.move(c, running, "running")
+    rollouts.set_told(c, running.id, names, 2)
+    team.say(c, "web1", running, "live")
+    team.say(c, "web2", running, "probing", live=(1, ONE))
+    return running
+
+
+async def test_a_rollout_moves_on_the_page_without_a_reload(scene):
+    person, what, running = scene
+    await person.sees("Live: changes appear by themselves.")
+    await person.run("window.same = true; document.querySelector('#services a').focus()")
+    await person.sees("1 of 3 hosts through")
+
+    def more(c):
+        team.say(c, "web2", running, "live")
+        team.say(c, "web3", running, "switching", live=(1, ONE))
+
+    began = time.monotonic()
+    await what.db.write(more)
+    await person.sees("2 of 3 hosts through")
+    assert time.monotonic() - began < 3
+    await person.sees("Switching")
+    await what.db.write(lambda c: (team.say(c, "web3", running, "live"), team.move(c, running, "done")))
+    await person.until("return !document.querySelector('#services progress')")
+    assert await person.run("return window.same === true")
+    assert await person.run("return document.activeElement.matches('#services a')"), "focus was lost"
+    assert await person.complaints() == []
+
+
+async def test_the_page_says_when_it_is_cut_off_and_comes_back(store, tmp_path, chrome):
+    await store.write(seed)
+    _, text = await new_token(store)
+    first = needs(store, tmp_path)
+    async with serving(first) as address:
+        person = Person(chrome, address)
+        await person.log_in(text)
+        await person.sees("Live: changes appear by themselves.")
+    await person.sees("Not connected; what you see may be old.")
+    port = int(address.rpartition(":")[2])
+    await store.write(lambda c: team.enrol(c, "newcomer", {"role": "web"}))
+    async with serving(needs(store, tmp_path), port=port):
+        await person.sees("newcomer", 30)
+        await person.sees("Live: changes appear by themselves.")
+        await person.go("/static/favicon.svg")
+
+
+async def test_every_page_fits_a_phone_in_dark_and_light_and_complains_of_nothing(scene):
+    person, _, running = scene
+    paths = {
+        "overview": "/", "hosts": "/hosts", "rollouts": "/rollouts", "timeline": "/timeline",
+        "rollout": f"/rollouts/{running.id}", "environment": "/environments/hello/staging", "missing": "/rollouts/none",
+    }  # fmt: skip
+    for size, name in ((PHONE, "phone"), (DESK, "desk")):
+        for dark in (False, True):
+            await person.look(size, dark)
+            for page, path in paths.items():
+                await person.go(path)
+                wide = await person.run(
+                    "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+                )
+                assert wide <= 0, f"{path} scrolls sideways by {wide} px at {size[0]}"
+                await person.picture(f"{page}-{name}-{'dark' if dark else 'light'}")
+    await person.look(PHONE)
+    await person.do(person.browser.delete_all_cookies)
+    await person.go("/login")
+    await person.picture("login-phone-light")
+    assert [line for line in await person.complaints() if "404" not in line] == []
+
+
+async def test_everything_can_be_reached_and_pressed_by_keyboard(scene):
+    person, what, running = scene
+    tab, enter = "\ue004", "\ue007"
+    await person.go("/environments/hello/production")
+    await person.press(tab)
+    assert await person.run("return document.activeElement.className") == "skip"
+    await person.press(enter)
+    await person.press(tab)
+    assert await person.run("return document.getElementById('main').contains(document.activeElement)")
+    reached = set()
+    for _ in range(60):
+        await person.press(tab)
+        here = await person.run(
+            "const e = document.activeElement; const s = getComputedStyle(e);"
+            "return [e.tagName, e.name || e.textContent, e === document.body || s.outlineStyle !== 'none']"
+        )
+        assert here[2], f"no visible focus on {here}"
+        reached.add(here[1])
+        if here[1] == "ref":
+            break
+    assert "ref" in reached
+    await person.press("release/2", enter)
+    await person.until("return location.pathname.startsWith('/rollouts/')")
+    assert what.deployments.asked == [("deploy", "hello", "production", "release/2", "token:ada")]
+    await person.run("document.querySelector('#rollout summary').focus()")
+    await person.press(enter)
+    await person.press(tab, "wrong branch", tab, enter)
+    await person.sees("Cancelled")
+    assert what.deployments.asked[-1][0] == "cancel" and what.deployments.asked[-1][2:] == ("token:ada", "wrong branch")
+    await person.run("document.querySelector('.account button').click()")
+    await person.until("return location.pathname === '/login'")
+    await person.go("/")
+    assert "Your token" in await person.text()
+
+
+async def test_it_reads_without_javascript(scene):
+    person, _, _ = scene
+    await person.do(person.browser.execute_cdp_cmd, "Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        await person.go("/")
+        html = person.browser.page_source
+        assert "1 of 3 hosts through" in html and "Reload" in html and "just now" in html
+        assert "Live: changes" not in html
+    finally:
+        await person.do(person.browser.execute_cdp_cmd, "Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+async def test_axe_finds_no_barrier(scene):
+    person, _, running = scene
+    found = [path for path in (os.environ.get("WAYBILL_AXE"), "/usr/share/javascript/axe-core/axe.min.js") if path]
+    found = [path for path in found if Path(path).is_file()]
+    if not found:
+        missing("axe.min.js of the npm package axe-core, named by WAYBILL_AXE")
+    axe = Path(found[0]).read_text()
+    for dark in (False, True):
+        for size in (DESK, PHONE):
+            await person.look(size, dark)
+            for path in (
+                "/",
+                "/hosts",
+                "/timeline",
+                f"/rollouts/{running.id}",
+                "/environments/hello/staging",
+                "/rollouts/none",
+            ):
+                await person.go(path)
+                await person.run(axe)
+                violations = await person.do(
+                    person.browser.execute_async_script,
+                    "axe.run(document).then(r => arguments[0](r.violations.map("
+                    "v => [v.id, v.nodes.slice(0, 3).map(n => n.html + ' ' + n.failureSummary)])))",
+                )
+                assert violations == [], f"{path} {size} dark={dark}: {violations}"
+    assert hosts.GONE_AFTER > 5  # what was seeded as connected stayed so
