@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import shutil
 import socket
@@ -18,7 +19,7 @@ import urllib.request
 from pathlib import Path
 
 from demo.load import Load, Tally
-from demo.story import Story, StepError, paint
+from demo.story import StepError, Story, paint
 
 HOSTS = {"web1": "127.0.0.11", "web2": "127.0.0.12", "web3": "127.0.0.13"}
 PORT = 8480
@@ -83,7 +84,7 @@ class Demo:
         story.run("git", "init", "-q", "-b", "main", self.work, show=False)
         story.run("git", "remote", "add", "origin", self.bare, cwd=self.work, show=False)
         shutil.copytree(SAMPLE, self.work, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-        story.run("waybill", "repository", "add", "team/hello", self.bare)
+        self.api("/api/repositories", {"name": "team/hello", "url": str(self.bare)})
         made = story.run("waybill", "hook", "create", "--forge", "generic", "--repository", "team/hello", "--json")
         hook = json.loads(made)
         secret = self.folder / "hook.secret"
@@ -93,7 +94,9 @@ class Demo:
         story.run(*words, "--secret-file", secret)
         grant = ["waybill", "grant", "hello/production", "--repository", "team/hello", "--branch", "main"]
         story.run(*grant, "--host", "role=web")
-        story.says("main of team/hello may deploy hello/production to hosts with role=web; its file can only narrow that")
+        story.says(
+            "main of team/hello may deploy hello/production to hosts with role=web; its file can only narrow that"
+        )
 
     def secret(self) -> None:
         """Lock a secret, and seal its key to the three hosts."""
@@ -119,9 +122,11 @@ class Demo:
         took = await self.push("1")
         for name, address in HOSTS.items():
             answer = _get(address)
-            if answer["secret"] != "a77bb4ed":
+            if answer["secret"] != "c4bbcb1f":
                 raise StepError(f"{name} could not open the secret: {answer}")
-        self.story.says(f"live on web1, web2 and web3 {took:.2f} s after git push began; each opened the secret for itself")
+        self.story.says(
+            f"live on web1, web2 and web3 {took:.2f} s after git push began; each opened the secret for itself"
+        )
 
     async def push_under_load(self) -> None:
         """Push again while clients ask all three hosts."""
@@ -167,12 +172,30 @@ class Demo:
         self.story.chapter("What happened")
         print(self.story.run("waybill", "events"))
 
+    def end(self) -> None:
+        """Take the service off every host, which alone stops it, and end what was started."""
+        if self.token:
+            for name in HOSTS:
+                with contextlib.suppress(OSError):
+                    self.api(f"/api/hosts/{name}/remove", {"service": "hello", "environment": "production"})
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline and any(_open(address) for address in HOSTS.values()):
+                time.sleep(0.05)
+        self.story.end()
+
     # -- details --
 
     def status(self) -> dict[str, list[dict[str, object]]]:
         """``waybill status --json``."""
-        found: dict[str, list[dict[str, object]]] = json.loads(self.story.run("waybill", "status", "--json", show=False))
+        found: dict[str, list[dict[str, object]]] = json.loads(
+            self.story.run("waybill", "status", "--json", show=False)
+        )
         return found
+
+    def api(self, path: str, body: object) -> None:
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers)
+        urllib.request.urlopen(request, timeout=20).close()
 
     def commit(self, version: str, message: str) -> str:
         """Commit a version; returns the commit's id."""
@@ -263,6 +286,12 @@ def _answers(url: str) -> bool:
         return False
 
 
+def _open(address: str) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((address, PORT), timeout=1):
+        return True
+    return False
+
+
 def _get(address: str) -> dict[str, str]:
     with urllib.request.urlopen(f"http://{address}:{PORT}/", timeout=2) as answer:
         found: dict[str, str] = json.load(answer)
@@ -282,9 +311,12 @@ def main() -> int:
         asyncio.run(demo.run())
         print(paint("1", f"\nEvery step held, {time.monotonic() - began:.0f} s in all."))
         if not once:
-            print(f"\nThe live page: {demo.url}\n  log in with {demo.token}\nThe service: " + ", ".join(
-                f"http://{address}:{PORT}/" for address in HOSTS.values()
-            ) + f"\nThe clone to push from: {demo.work}\n\nCtrl-C ends all of it.", flush=True)
+            print(
+                f"\nThe live page: {demo.url}\n  log in with {demo.token}\nThe service: "
+                + ", ".join(f"http://{address}:{PORT}/" for address in HOSTS.values())
+                + f"\nThe clone to push from: {demo.work}\n\nCtrl-C ends all of it.",
+                flush=True,
+            )
             while True:
                 time.sleep(3600)
     except KeyboardInterrupt:

@@ -7,11 +7,15 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 WAYBILL = Path(sys.executable).with_name("waybill")
 COLOUR = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+FOREIGN = ("WAYBILL_", "GIT_", "SOPS_", "XDG_")
 
 
 class StepError(Exception):
@@ -30,7 +34,7 @@ class Story:
         self.began = time.monotonic()
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("WAYBILL_", "GIT_", "SOPS_"))},
+            **{name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)},
             "HOME": str(folder / "home"),
             "XDG_CONFIG_HOME": str(folder / "home/config"),
             "XDG_STATE_HOME": str(folder / "home/state"),
@@ -50,26 +54,29 @@ class Story:
         """Say what was seen."""
         print(f"  {paint('32', '✔')} {sentence}", flush=True)
 
-    def run(self, *argv: str | Path, cwd: Path | None = None, show: bool = True, stdin: str = "") -> str:
+    def run(
+        self, *argv: object, cwd: Path | None = None, show: bool = True, stdin: str = "", ok: Container[int] = (0,)
+    ) -> str:
         """Run a command as a user would; returns what it printed.
 
         Raises:
-            StepError: It ended with another status than 0.
+            StepError: It ended with another status than one of ``ok``.
         """
         words = [str(part) for part in argv]
+        shown = " ".join(shlex.quote(word if len(word) < 100 else word[:24] + "…") for word in words)
+        shown = shown.replace(str(self.folder), "…")
         if show:
-            shown = shlex.join(words).replace(str(self.folder), "…")
-            print(paint("2", f"  $ {shown if len(shown) < 140 else shown[:137] + '…'}"), flush=True)
+            print(paint("2", f"  $ {shown}"), flush=True)
         if words[0] == "waybill":
             words[0] = str(WAYBILL)
         done = subprocess.run(
             words, cwd=cwd, env=self.environment, input=stdin, capture_output=True, text=True, timeout=60, check=False
         )
-        if done.returncode:
-            raise StepError(f"{shlex.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        if done.returncode not in ok:
+            raise StepError(f"{shown} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
         return done.stdout
 
-    def start(self, name: str, *argv: str | Path) -> subprocess.Popen[bytes]:
+    def start(self, name: str, *argv: object) -> subprocess.Popen[bytes]:
         """Start a program that runs until the end; what it writes goes to ``<name>.log``."""
         words = [str(part) for part in argv]
         print(paint("2", f"  $ {shlex.join(words).replace(str(self.folder), '…')} &"), flush=True)

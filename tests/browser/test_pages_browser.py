@@ -247,7 +247,7 @@ async def test_every_page_fits_a_phone_in_dark_and_light_and_complains_of_nothin
 
 
 async def test_everything_can_be_reached_and_pressed_by_keyboard(scene):
-    person, what, running = scene
+    person, what, _running = scene
     tab, enter = "\ue004", "\ue007"
     await person.go("/environments/hello/production")
     await person.press(tab)

@@ -140,7 +140,7 @@ async def test_a_stream_ends_with_its_token_and_with_the_server(db, tmp_path, mo
     monkeypatch.setattr(live, "TICK", 0.2)
     await db.write(seed)
     token, text = await new_token(db)
-    short, other = await new_token(db, name="bob", expires=later(1))
+    _short, other = await new_token(db, name="bob", expires=later(1))
     what = needs(db, tmp_path)
     async with serving(what) as address, visiting(address, text) as visit, visiting(address, other) as guest:
         async with visit.stream("GET", "/live?page=overview") as one, guest.stream("GET", "/live?page=overview") as two:
@@ -151,7 +151,7 @@ async def test_a_stream_ends_with_its_token_and_with_the_server(db, tmp_path, mo
             await db.write(lambda c: access_store.revoke_token(c, token.id))
             assert (await first.next())[0] == "bye"
         assert (await visit.get("/live?page=overview")).status_code == 401
-    third, text = await new_token(db, name="eve")
+    _third, text = await new_token(db, name="eve")
     what = needs(db, tmp_path)
     async with serving(what) as address, visiting(address, text) as visit:
         async with visit.stream("GET", "/live?page=overview") as answer:

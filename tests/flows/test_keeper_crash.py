@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+from demo.load import Load
 
 from support.kept import Host, until
-from support.load import Load
 from waybill.agent import keeper_client
 
 pytestmark = pytest.mark.flow

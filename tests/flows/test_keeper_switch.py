@@ -8,9 +8,9 @@ import sys
 import time
 
 import pytest
+from demo.load import Load
 
 from support.kept import Host, until
-from support.load import Load
 from waybill.drivers.model import Health
 from waybill.drivers.process import Options
 

@@ -54,7 +54,7 @@ def enroll(
 
     home = _home(state)
     enrolled = enrol(home, token, name=name or socket.gethostname(), allow=tuple(allow), force=force, accounts=accounts)
-    mark = fingerprint((home.keys / "age.pub").read_text())
+    mark = fingerprint((home.keys / "age.pub").read_text().strip())
     if json:
         _print({"host": enrolled.host, "server": enrolled.agents_url, "fingerprint": mark, "state": str(home.root)})
         return

@@ -156,3 +156,60 @@ def _write(hook: Path, text: str) -> str:
     fresh.chmod(stat.S_IRWXU | stat.S_IRGRP | stat.S_IXGRP | stat.S_IROTH | stat.S_IXOTH)
     fresh.replace(hook)
     return kept
+
+
+@app.command
+def create(*, forge: str, repository: str, json: Annotated[bool, cyclopts.Parameter(negative=())] = False) -> None:
+    """Make an address for a forge to deliver to; its secret is shown this once.
+
+    Args:
+        forge: github, gitlab, gitea, forgejo, or generic for a bare repository.
+        repository: By which the server knows the repository.
+        json: Print one JSON object.
+    """
+    from waybill.cli.client import Client
+    from waybill.wire.api import HookMade, HookWanted
+
+    made = Client().call("POST", "/api/hooks", HookMade, HookWanted(forge=forge, repository=repository))
+    if json:
+        import msgspec
+
+        print(msgspec.json.encode(made).decode())
+        return
+    print(f"address  {made.url}\nsecret   {made.secret}    (shown this once)")
+    if forge == "generic":
+        print(f"next     waybill hook install REPOSITORY-FOLDER --server {made.url} --name {repository}")
+
+
+@app.command(name="list")
+def list_(*, json: Annotated[bool, cyclopts.Parameter(negative=())] = False) -> None:
+    """List the addresses that forges deliver to.
+
+    Args:
+        json: Print a JSON list.
+    """
+    from waybill.cli.client import Client
+    from waybill.wire.api import HookInfo
+
+    hooks = Client().call("GET", "/api/hooks", list[HookInfo])
+    if json:
+        import msgspec
+
+        print(msgspec.json.encode(hooks).decode())
+        return
+    for hook in hooks:
+        print(f"{hook.id}  {hook.forge:<8} {hook.repository:<24} {hook.created}")
+
+
+@app.command
+def remove(identity: str, /, *, json: Annotated[bool, cyclopts.Parameter(negative=())] = False) -> None:
+    """Refuse what is delivered to an address from now on.
+
+    Args:
+        identity: Its id, as `waybill hook list` shows it.
+        json: Print one JSON object.
+    """
+    from waybill.cli.client import Client
+
+    Client().call("DELETE", f"/api/hooks/{identity}")
+    print('{"removed": "' + identity + '"}' if json else f"{identity} is refused from now on.")

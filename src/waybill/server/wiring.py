@@ -28,6 +28,7 @@ from waybill.infra.keys import Keys
 from waybill.infra.settings import Settings
 from waybill.web.context import Context
 from waybill.web.feed import Feed
+from waybill.web.hooks import Hooks
 from waybill.web.hub import Hub
 
 TABLES = (access, hosts, repositories, rollouts, outbox)
@@ -107,6 +108,7 @@ def context(parts: Parts) -> Context:
         reported=parts.reported,
         blobs=parts.blobs,
         feed=Feed(parts.db),
+        hooks=Hooks(parts.db, parts.keys),
         public_url=parts.settings.public_url,
         agents_url=parts.settings.agents_url,
         ask_host=parts.hub.ask,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-import importlib.util
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,6 +17,7 @@ from waybill.web.api import routers
 from waybill.web.auth import Door, unbound
 from waybill.web.context import Context
 from waybill.web.metrics import Measured
+from waybill.web.pages import router as pages
 from waybill.web.problems import HANDLERS
 
 BODY_LIMIT = 1024 * 1024
@@ -30,7 +29,7 @@ def public_app(context: Context) -> Litestar:
     """The app, ready to be served."""
     door = Door(context)
     app = Litestar(
-        route_handlers=[*routers(context, door), _probes(context, door), *_others(context)],
+        route_handlers=[*routers(context, door), _probes(context, door), context.hooks.router(), pages(context)],
         exception_handlers=HANDLERS,
         request_max_body_size=BODY_LIMIT,
         openapi_config=_openapi(),
@@ -67,16 +66,6 @@ def _probes(context: Context, door: Door) -> Router:
         return Response(await context.metrics.page(context.db), media_type=context.metrics.media_type)
 
     return Router("/", route_handlers=[alive, ready, metrics])
-
-
-def _others(context: Context) -> list[Any]:
-    found = []
-    for name in ("waybill.web.hooks", "waybill.web.pages"):
-        if importlib.util.find_spec(name) is not None:
-            made = getattr(importlib.import_module(name), "router", None)
-            if made is not None:
-                found.append(made(context))
-    return found
 
 
 def _openapi() -> OpenAPIConfig:

@@ -15,6 +15,7 @@ from waybill.infra.db import Database
 from waybill.infra.keys import Keys
 from waybill.infra.settings import Settings
 from waybill.web.feed import Feed
+from waybill.web.hooks import Hooks
 from waybill.web.logs import LogHub
 from waybill.web.metrics import Metrics
 from waybill.wire.agent import LogsWanted
@@ -34,6 +35,7 @@ class Context:
         ask_host: Says something to a host over its open stream; False when it has none on this server.
         logs: Where log lines of hosts arrive for those who watch.
         feed: Wakes those who follow events.
+        hooks: The addresses that forges deliver to.
         stopping: Set when the server begins to stop; open streams end then.
     """
 
@@ -48,6 +50,7 @@ class Context:
     public_url: str
     agents_url: str
     feed: Feed
+    hooks: Hooks
     ask_host: Callable[[str, LogsWanted], bool] = _nobody
     logs: LogHub = field(default_factory=LogHub)
     metrics: Metrics = field(default_factory=Metrics)

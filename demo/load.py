@@ -51,7 +51,7 @@ class Load:
         host: str = "127.0.0.1",
         fresh: int = 8,
         kept: int = 8,
-        allowed: Callable[[str], bool] = lambda version: True,
+        allowed: Callable[[str], bool] = lambda _version: True,
         pause: float = 0.002,
     ) -> None:
         self.tally = Tally()
