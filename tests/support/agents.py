@@ -12,6 +12,8 @@ import sys
 import urllib.request
 from pathlib import Path
 
+from waybill.agent import enrol, runner
+from waybill.agent.daemon import Daemon
 from waybill.agent.state import Home
 from waybill.core import clock
 from waybill.trust.manifest import Manifest
@@ -72,7 +74,7 @@ service: hello
       command: [{sys.executable}, app.py]
       port: {self.port}
       drain: 1s{env}
-    health: {{path: /, within: 5s}}
+    health: {{path: /, within: 3s}}
 {extra}""")
         for name, content in (files or {}).items():
             target = self.path / name
@@ -121,6 +123,54 @@ async def eventually(condition, seconds=15.0):
         while not (found := await condition() if asyncio.iscoroutinefunction(condition) else condition()):
             await asyncio.sleep(0.02)
         return found
+
+
+class InProcess:
+    """A host whose agent runs in the test's own event loop; its services and keepers are real processes."""
+
+    def __init__(self, root: Path):
+        self.home = Home(root / "state")
+        self._daemon: Daemon | None = None
+        self._task: asyncio.Task | None = None
+
+    async def enroll(self, server, *allow):
+        patterns = tuple(allow or ("hello/*",))
+        await asyncio.to_thread(
+            enrol.enrol, self.home, server.token(), name="web-1", allow=patterns, force=False, accounts=False
+        )
+
+    async def start(self):
+        self._daemon = Daemon(self.home, runner.perform, longest=0.3)
+        self._task = asyncio.create_task(self._daemon.run())
+
+    def poke(self):
+        self._daemon.poke()
+
+    @property
+    def link(self):
+        return self._daemon.link
+
+    async def stop(self):
+        if self._daemon:
+            self._daemon.stop()
+            await self._task
+            self._daemon = None
+
+    async def close(self):
+        await self.stop()
+        end_services(self.home)
+
+
+def end_services(home: Home):
+    """End every keeper and service that lives in an agent's folder."""
+    marker = str(home.root).encode()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                command = (entry / "cmdline").read_bytes()
+                here = bytes((entry / "cwd").readlink())
+                if marker in command or here.startswith(marker):
+                    os.kill(int(entry.name), signal.SIGKILL)
 
 
 class Host:
@@ -185,11 +235,4 @@ class Host:
     async def close(self):
         """End the agent and every keeper that lives in its folder."""
         await self.kill()
-        marker = str(self.home.root).encode()
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
-                with contextlib.suppress(OSError):
-                    command = (entry / "cmdline").read_bytes()
-                    here = bytes((entry / "cwd").readlink())
-                    if marker in command or here.startswith(marker):
-                        os.kill(int(entry.name), signal.SIGKILL)
+        end_services(self.home)

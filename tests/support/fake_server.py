@@ -46,7 +46,7 @@ class Fault:
     """What goes wrong the next ``times`` times that ``what`` (method and beginning of path) is asked."""
 
     what: str
-    how: str  # before | after | corrupt | cut, or a status
+    how: str  # before | after | corrupt | cut | stall (until released), or a status
     times: int = 1
 
 
@@ -74,6 +74,7 @@ class FakeServer:
         self.requests: list[str] = []
         self.commits: set[tuple[str, str]] = set()
         self.streams = 0
+        self.released = asyncio.Event()
         self.port = 0
         self._changed = asyncio.Condition()
         self._servers = []
@@ -224,6 +225,8 @@ class FakeServer:
                 if fault == "before":
                     writer.transport.abort()
                     return
+                if fault == "stall":
+                    await self.released.wait()
                 if fault.isdigit():
                     await _send(connection, writer, int(fault), b'{"detail":"asked to fail","hint":""}')
                 elif what.startswith("GET /v1/desired"):
@@ -241,6 +244,8 @@ class FakeServer:
                 connection.start_next_cycle()
         except (ConnectionError, ssl.SSLError, h11.RemoteProtocolError, h11.LocalProtocolError):
             pass
+        except asyncio.CancelledError:
+            pass  # the test is over
         finally:
             self._connections.discard(writer)
             writer.transport.abort()

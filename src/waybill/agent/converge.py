@@ -29,6 +29,8 @@ from waybill.wire.agent import FINAL, Report, State
 log = logging.getLogger("waybill.agent")
 EVIDENCE = 4096
 RETRY = 5.0
+FIRST_PAUSE = 0.25
+LONGEST_PAUSE = 15.0
 Health = Literal["unknown", "healthy", "failing", "restarting", "stopped"]
 
 
@@ -88,6 +90,7 @@ class Service:
         self._changed = asyncio.Event()
         self._retiring: asyncio.Task[None] | None = None
         self.trouble = ""
+        self._pause = FIRST_PAUSE
         self._health: Health = "unknown"
         self._last: Report | None = None
         self._opened: dict[str, dict[str, str]] = {}
@@ -137,12 +140,7 @@ class Service:
         if attempt and attempt != rules.resumed(attempt):
             self.folder.store(rules.resumed(attempt))
         if live and not self.folder.told().removed:
-            undecided = (
-                attempt is not None
-                and attempt.switching
-                and not attempt.cleared
-                and attempt.release != live.placed.release.id
-            )
+            undecided = attempt is not None and attempt.switching and rules.unfinished(attempt, live)
             try:
                 await self._open(live.placed)
                 await self._commands("start", live.placed, None)
@@ -156,15 +154,19 @@ class Service:
 
     async def _supervise(self, step: rules.Step) -> None:
         task = asyncio.create_task(self._do(step))
-        while not task.done():
-            waiter = asyncio.create_task(self._changed.wait())
-            await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+        waiter = asyncio.create_task(self._changed.wait())
+        try:
+            while not task.done():
+                await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+                if not task.done() and waiter.done():
+                    self._changed.clear()
+                    waiter = asyncio.create_task(self._changed.wait())
+                    if not isinstance(self._next(), (type(step), rules.Rest)) and not _whole(step):
+                        task.cancel()
+        finally:
+            task.cancel()
             waiter.cancel()
-            if not task.done() and self._changed.is_set():
-                self._changed.clear()
-                if not isinstance(self._next(), (type(step), rules.Rest)) and not _whole(step):
-                    task.cancel()
-                    await asyncio.wait({task})
+            await asyncio.wait({task, waiter})
         if not task.cancelled():
             task.result()
 
@@ -200,7 +202,8 @@ class Service:
                 except UnavailableError as error:
                     self.trouble = error.reason
                     self._tell("waiting" if stage == "fetching" else stage)
-                    await asyncio.sleep(random.uniform(0.2, 5.0))  # noqa: S311 - spreads load, guards nothing
+                    self._pause = min(self._pause * 2, LONGEST_PAUSE)
+                    await asyncio.sleep(random.uniform(0.1, self._pause))  # noqa: S311 - spreads load, guards nothing
                 except (WaybillError, OSError) as error:
                     self._fail(error)
 
@@ -209,6 +212,7 @@ class Service:
         if wanted is None:
             return
         self.trouble = ""
+        self._pause = FIRST_PAUSE
         self.folder.store(
             Attempt(sequence=wanted.sequence, rollout=told.rollout, release=placing.new_release(wanted), at=told.at)
         )
@@ -353,9 +357,8 @@ class Service:
         if live is None:
             return
         keep = {one.release.id for one in (live.placed, live.previous, *live.retiring) if one}
-        if attempt and not attempt.cleared:
-            keep.add(attempt.release)
-            return  # it may be laying out just now
+        if rules.unfinished(attempt, live):
+            return  # it may be laying out just now; what serves next prunes
         await asyncio.to_thread(placing.prune, self.folder, keep)
         used = {one for folder in self._home.services() for one in _commits(folder)}
         with contextlib.suppress(WaybillError):
@@ -364,7 +367,7 @@ class Service:
     def _roll_back(self, wish: Rollback) -> None:
         """Make the previous good release the one to bring up, as a person on this host asked."""
         told, attempt, live = self.folder.told(), self.folder.attempt(), self.folder.live()
-        if attempt and not attempt.cleared and not (live and live.placed.release.id == attempt.release):
+        if attempt and rules.unfinished(attempt, live):
             if not attempt.verdict:
                 reason = "a person on this host asked to go back."
                 self.folder.store(msgspec.structs.replace(attempt, verdict="abandoned", reason=reason))
@@ -467,7 +470,7 @@ class Service:
         live, attempt = self.folder.live(), self.folder.attempt()
         if live is None or live.placed.release.health is None or self.folder.told().removed:
             return
-        if attempt and not attempt.cleared and attempt.release != live.placed.release.id:
+        if rules.unfinished(attempt, live):
             return
         health = msgspec.structs.replace(live.placed.release.health, within=live.placed.release.health.timeout)
         placed = msgspec.structs.replace(

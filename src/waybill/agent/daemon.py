@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 from collections.abc import Coroutine
 from typing import Any
@@ -54,11 +53,7 @@ class Daemon:
         self._error: BaseException | None = None
 
     async def run(self) -> None:
-        """Run until SIGTERM or SIGINT."""
-        loop = asyncio.get_running_loop()
-        for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._poke)
+        """Run until ``stop`` is called."""
         for folder in self._home.services():
             self._service(folder)
         self._spawn(self.link.run())
@@ -74,6 +69,15 @@ class Daemon:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._error:
             raise self._error
+
+    def stop(self) -> None:
+        """End the agent, and nothing else."""
+        self._stop.set()
+
+    def poke(self) -> None:
+        """Look at what is on disk: a person has changed something."""
+        for folder in self._home.services():
+            self._service(folder).poke()
 
     def _service(self, folder: Folder) -> Service:
         if folder.key not in self._services:
@@ -112,10 +116,6 @@ class Daemon:
         from waybill.agent.facts import facts
 
         return facts(self._home.root)
-
-    def _poke(self) -> None:
-        for folder in self._home.services():
-            self._service(folder).poke()
 
     async def _check_health(self) -> None:
         while True:

@@ -168,9 +168,8 @@ def enrol(home: Home, text: str, *, name: str, allow: tuple[str, ...], force: bo
             f"{home.root} is enrolled already, as {home.config().host}.", "--force enrols it anew, with new keys."
         )
     identity = make_identity(name)
-    answer = Api(token.url).request(
-        "POST", "/api/enrol", msgspec.to_builtins(request(token, name, identity, facts(home.root)))
-    )
+    with Api(token.url) as api:
+        answer = api.request("POST", "/api/enrol", request(token, name, identity, facts(home.root)))
     try:
         enrolled = msgspec.convert(answer, Enrolled)
     except msgspec.ValidationError as error:

@@ -24,7 +24,7 @@ from waybill.agent.state import Config, Home, Known
 from waybill.core import clock
 from waybill.core.errors import InvalidInputError, TooLargeError, UnavailableError, WaybillError
 from waybill.infra.http import AsyncApi, mutual_tls
-from waybill.wire.agent import Facts, FromServer, Hello, LogLines, Report, Reports
+from waybill.wire.agent import BuildOrder, Facts, FromServer, Hello, LogLines, Report, Reports
 
 log = logging.getLogger("waybill.agent")
 FIRST_WAIT = 1.0
@@ -144,7 +144,8 @@ class Link:
     async def upload(self, order: str, packed: Path) -> None:
         """Hand a finished build over."""
         size = packed.stat().st_size  # noqa: ASYNC240 - a local file's size does not block
-        await (await self._server()).put(f"/v1/builds/{quote(order)}", _chunks(packed), size)
+        digest = await asyncio.to_thread(_digest, packed)
+        await (await self._server()).put(f"/v1/builds/{quote(order)}", _chunks(packed), size, digest)
 
     async def build_failed(self, order: str, reason: str, output: str) -> None:
         """Say that a build failed, and how."""
@@ -180,8 +181,9 @@ class Link:
             log.info("connected to %s as %s", api.url, hello.host)
             while (message := await _next(lines, 3.0 * hello.heartbeat)) is not None:
                 if not isinstance(message, (str, Hello)):
-                    self._hear(message, self._known.server)
                     revision = getattr(message, "revision", 0)
+                    if not (isinstance(message, BuildOrder) and revision <= self._known.revision):
+                        self._hear(message, self._known.server)
                     if revision > self._known.revision:
                         self._know(Known(server=self._known.server, revision=revision))
         return False
@@ -246,6 +248,11 @@ async def _next(lines: AsyncIterator[bytes], seconds: float) -> FromServer | str
         log.warning("a message was skipped: %s", error)
         return ""
     return message
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 async def _chunks(path: Path) -> AsyncIterator[bytes]:

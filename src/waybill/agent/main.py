@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
@@ -46,7 +47,15 @@ def run(home: Home, *, as_json: bool = False) -> None:
     logging.getLogger("waybill").setLevel(logging.INFO)
     home.config()
     with home.locked():
-        asyncio.run(Daemon(home, runner.perform).run())
+        asyncio.run(_run(Daemon(home, runner.perform)))
+
+
+async def _run(daemon: Daemon) -> None:
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, daemon.stop)
+    loop.add_signal_handler(signal.SIGHUP, daemon.poke)
+    await daemon.run()
 
 
 def boot(home: Home) -> dict[str, str]:

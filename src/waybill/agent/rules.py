@@ -149,7 +149,7 @@ def next_step(  # noqa: C901, PLR0911, PLR0912 - one table, read from top to bot
     if told.removed:
         return Erase() if exists or live or attempt else Rest("removed")
     wanted = told.wanted()
-    if attempt and not attempt.cleared and not (live and live.placed.release.id == attempt.release):
+    if attempt and unfinished(attempt, live):
         if attempt.verdict:
             return Undo()
         if attempt.sequence <= told.abandoned and not attempt.rollback:
@@ -180,6 +180,13 @@ def next_step(  # noqa: C901, PLR0911, PLR0912 - one table, read from top to bot
     if live and live.placed.manifest.same_content(wanted):
         return Adopt()
     return Begin()
+
+
+def unfinished(attempt: Attempt | None, live: Live | None) -> bool:
+    """Whether an attempt goes on, or has left something that is still to be taken away."""
+    if attempt is None or attempt.cleared:
+        return False
+    return live is None or live.placed.release.id != attempt.release
 
 
 def resumed(attempt: Attempt) -> Attempt:

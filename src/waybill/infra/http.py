@@ -10,7 +10,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any
+from typing import Any, Self
 
 import httpx2
 import msgspec
@@ -89,9 +89,13 @@ class AsyncApi:
             _check(response.status_code, response.content, self.url)
             return response.content
 
-    async def put(self, path: str, content: AsyncIterator[bytes], length: int) -> bytes:
-        """Send a body of a known length as a stream; the answer's bytes."""
-        headers = {"content-type": "application/octet-stream", "content-length": str(length)}
+    async def put(self, path: str, content: AsyncIterator[bytes], length: int, digest: str) -> bytes:
+        """Send a body of a known length and digest as a stream; the answer's bytes."""
+        headers = {
+            "content-type": "application/octet-stream",
+            "content-length": str(length),
+            "waybill-digest": digest,
+        }
         with _translated(self.url):
             response = await self._client.put(path, content=content, headers=headers)
             _check(response.status_code, response.content, self.url)
@@ -130,7 +134,7 @@ async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 class Api:
-    """One server, spoken to from the command line.
+    """One server, spoken to from the command line; used as ``with Api(url) as api``.
 
     Args:
         url: Its public address.
@@ -148,6 +152,12 @@ class Api:
             timeout=timeout,
             trust_env=False,
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
 
     def request(self, method: str, path: str, body: Any = None, params: dict[str, str | int] | None = None) -> Any:
         """The decoded JSON of the answer; None when it has no body."""
