@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+from support.need import need_program
+
+pytestmark = pytest.mark.flow
 
 WAYBILL = [sys.executable, "-c", "from waybill.cli.main import main; main()"]
 
@@ -73,6 +75,7 @@ class Person:
 
 @pytest.fixture
 def ann(tmp_path):
+    need_program("git")
     checkout = tmp_path / "ann/shop"
     (checkout / ".waybill").mkdir(parents=True)
     person = Person(tmp_path / "home-ann", checkout)
@@ -294,7 +297,6 @@ def test_rotation_replaces_every_key_and_old_commits_still_open(ann, ben):
     assert "identity that was rotated away" in ann.is_refused("lock", "production")
 
 
-@pytest.mark.flow
 def test_a_lock_that_is_killed_at_any_moment_leaves_a_file_that_opens(ann):
     ann.does("lock", "production")
     start = time.perf_counter()
@@ -332,7 +334,7 @@ def test_dotenv_is_locked_beside_yaml_elsewhere(ann):
         (("unlock", "staging"), "there is no .waybill/staging.enc.yml"),
         (("lock", "production", "--file", "x.yml"), "no name of a locked file"),
         (("run", "production"), "no command to run"),
-        (("keys", "grant", "production", "web1", "--service", "shop"), "not connected to a server"),
+        (("keys", "grant", "production", "web1", "--service", "shop"), "no server is known here"),
     ],
 )
 def test_a_refusal_is_a_sentence_and_a_status(ann, arguments, sentence):

@@ -1,10 +1,10 @@
 """Granting an environment to hosts and taking it back, against a server kept in memory and a real git checkout."""
 
-import shutil
 import subprocess
 
 import pytest
 
+from support.need import need_program
 from waybill.core import canonical
 from waybill.core.errors import ForbiddenError, NotFoundError, WaybillError
 from waybill.vault import identity, sops
@@ -15,11 +15,10 @@ from waybill.vault.open import open_variables, unseal_ring
 from waybill.vault.ports import Host
 from waybill.vault.service import Vault, sealed_to
 
-pytestmark = pytest.mark.skipif(not shutil.which("git"), reason="needs git")
-
 
 @pytest.fixture
 def vault(tmp_path):
+    need_program("git")
     checkout = tmp_path / "shop"
     (checkout / ".waybill").mkdir(parents=True)
     subprocess.run(["git", "init", "-q", checkout], check=True)

@@ -35,6 +35,7 @@ def test_a_fingerprint_is_short_and_stands_for_one_recipient():
     assert len(set(prints)) == 50
     assert all([len(part) for part in each.split("-")] == [4, 4, 4, 4] for each in prints)
     for (one, recipient), (two, other) in itertools.pairwise(zip(prints, recipients, strict=True)):
+        assert identity.fingerprint(f"{recipient}\n") == one, "as it is read from a file"
         assert identity.same_fingerprint(one, recipient) and not identity.same_fingerprint(two, recipient)
         assert identity.same_fingerprint(f" {two.upper().replace('-', ' ')}\n", other)
 

@@ -67,13 +67,13 @@ def write(ring: tuple[Identity, ...], about: str) -> str:
 
 
 def check_recipient(recipient: str) -> str:
-    """The recipient as it is, when it is an X25519 one (``age1…``).
+    """The recipient without spaces around it, when it is an X25519 one (``age1…``).
 
     Raises:
         InvalidInputError: It is not.
     """
     try:
-        return str(x25519.Recipient.from_str(recipient))
+        return str(x25519.Recipient.from_str(recipient.strip()))
     except (pyrage.RecipientError, ValueError):
         raise InvalidInputError(f"{recipient[:80]!r} is no age recipient.", "It begins with age1.") from None
 
