@@ -62,15 +62,18 @@ class Site:
 
     def do(self, step: str, release: Release, previous: Release | None = None) -> str:
         """Perform a step twice over, as after a power cut; what went wrong."""
-        commands = list(DRIVER.plan(step, release, previous))
-        return self.perform(commands)[0] or self.perform(commands)[0]
+        return self.perform(self.twice(step, release, previous))[0]
+
+    def twice(self, step: str, release: Release, previous: Release | None) -> list[Command]:
+        """The commands of a step, two times."""
+        return [*DRIVER.plan(step, release, previous)] * 2
 
     def deploy(self, release: Release, previous: Release | None = None) -> str:
         """All steps of a rollout; a version that fails is taken away again."""
-        for step in ("start", "probe", "switch"):
-            if reason := self.do(step, release, previous):
-                self.do("stop", release, previous)
-                return reason
+        steps = ("start", "probe", "switch")
+        if reason := self.perform([one for step in steps for one in self.twice(step, release, previous)])[0]:
+            self.do("stop", release, previous)
+            return reason
         return self.do("stop", previous, release) if previous else ""
 
     def ask(self, port: int = PORT) -> dict:
