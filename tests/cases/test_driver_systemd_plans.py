@@ -33,7 +33,7 @@ def test_it_is_found_by_its_name():
     assert Plugins[Driver]("waybill.drivers", "DRIVER")["systemd"].traffic == "redirect"
 
 
-def test_start_writes_the_unit_where_a_reboot_finds_it():
+def test_start_writes_the_unit_and_starts_it():
     put, reload, start = DRIVER.plan("start", V2, V1)
     assert isinstance(put, Put) and put.path == f"/etc/systemd/system/{unit_name(V2)}"
     assert told([reload, start]) == ["systemctl daemon-reload", f"systemctl start {unit_name(V2)}"]
@@ -45,9 +45,15 @@ def test_a_version_is_asked_on_its_own_port_and_must_answer_itself(health: Healt
     assert probe == Probe(port=31001, health=health or Health(), owner=f"unit:{unit_name(V2)}")
 
 
-def test_a_version_is_enabled_before_users_are_sent_to_it():
-    assert told(DRIVER.plan("switch", V2, V1)) == ["systemctl --no-reload enable", "nft -f -"]
+def test_one_transaction_sends_users_to_a_version():
+    assert told(DRIVER.plan("switch", V2, V1)) == ["nft -f -"]
     assert "redirect to :31001" in nft(DRIVER.plan("switch", V2, V1))
+
+
+def test_nothing_starts_by_itself_before_its_secrets_are_open():
+    commands = [one for step in ("start", "probe", "switch") for one in DRIVER.plan(step, V2, V1)]
+    assert not any("enable" in one.argv for one in commands if isinstance(one, Run))
+    assert not any("[Install]" in one.content for one in commands if isinstance(one, Put))
 
 
 def test_the_old_version_drains_before_it_is_stopped_and_keeps_the_port_of_the_new_one():

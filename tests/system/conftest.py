@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
+from support.need import missing
 from system import image
 from system.hosts import Fleet
 
@@ -15,10 +15,7 @@ from system.hosts import Fleet
 def disk_layers(tmp_path_factory: pytest.TempPathFactory):
     """The layers of a host's disk, with this checkout's waybill in /opt/waybill."""
     if lacks := image.missing():
-        message = f"real hosts need {lacks}"
-        if os.environ.get("REQUIRE_REAL") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
+        missing(f"{lacks}, for real hosts")
     return image.layers(tmp_path_factory.mktemp("waybill"))
 
 

@@ -81,7 +81,7 @@ def _debootstrap(root: Path) -> None:
 
 
 def _install_locked(root: Path) -> None:
-    _install(root, "--require-hashes", "-r", str(CHECKOUT / "requirements" / "host.txt"))
+    _install(root, "--compile-bytecode", "--require-hashes", "-r", str(CHECKOUT / "requirements" / "host.txt"))
 
 
 def _install(root: Path, *what: str) -> None:

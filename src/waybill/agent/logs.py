@@ -78,7 +78,7 @@ def _fresh(path: Path, position: int, inode: int) -> tuple[int, int, list[bytes]
 
 
 async def _journal(folder: Folder, lines: int, seconds: float | None) -> AsyncGenerator[str, None]:
-    pattern = f"waybill-{folder.service}:{folder.environment}-*"
+    pattern = f"waybill-{folder.service}.{folder.environment}-*"
     follow = ["--follow"] if seconds is None or seconds else []
     process = await asyncio.create_subprocess_exec(
         "journalctl", "--no-pager", "--quiet", "--output=short-iso-precise", f"--lines={lines}", *follow,

@@ -1,8 +1,9 @@
 """Runs each version as a systemd unit of its own, and moves users by redirect: what real hosts use.
 
-The unit lies in ``/etc/systemd/system``, so a host that reboots starts its services without a server. It is hardened by
-default: no privileges to gain, nothing to write but ``shared/``, no devices, no kernel settings. A drop-in of the
-operator's (``waybill-.service.d/`` for all) overrides any line of it. See docs/adr/0006.
+The unit is hardened by default: no privileges to gain, nothing to write but ``shared/``, no devices, no kernel
+settings. A drop-in of the operator's (``waybill-.service.d/`` for all) overrides any line of it. No unit is enabled:
+after a reboot ``waybill agent boot`` performs ``start`` and ``switch`` of what was live once its secrets are open,
+without a server. See docs/adr/0006.
 """
 
 from __future__ import annotations
@@ -134,12 +135,11 @@ def unit_text(release: Release) -> str:
     ]
     unit: Section = [
         ("Description", f"{release.key} {release.commit[:12]}, run by waybill"),
-        ("Wants", "waybill-agent-boot.service"),  # brings back the secrets and the redirect, without a server
-        ("After", "waybill-agent-boot.service network-online.target nss-lookup.target"),
+        ("After", "network.target"),  # not network-online: a host that boots without a network still serves
         ("StartLimitIntervalSec", "0"),  # never gives up: what it waits for may be back in the morning
         ("CollectMode", "inactive-or-failed"),
     ]
-    return render({"Unit": unit, "Service": service, "Install": [("WantedBy", "multi-user.target")]})
+    return render({"Unit": unit, "Service": service})
 
 
 def _start(release: Release) -> list[Command]:
@@ -160,12 +160,10 @@ def _probe(release: Release) -> list[Command]:
 
 
 def _switch(release: Release) -> list[Command]:
-    # Enabled first: a power cut after the redirect must find the version in the next boot.
-    commands: list[Command] = [Run(argv=("systemctl", "--no-reload", "enable", unit_name(release)))]
-    if release.port is not None:
-        route = redirect.Route(key=release.key, port=release.port, slot=_slot(release))
-        commands.append(Run(argv=("nft", "-f", "-"), stdin=redirect.switch(route)))
-    return commands
+    if release.port is None:
+        return []
+    route = redirect.Route(key=release.key, port=release.port, slot=_slot(release))
+    return [Run(argv=("nft", "-f", "-"), stdin=redirect.switch(route))]
 
 
 def _stop(release: Release, previous: Release | None) -> list[Command]:
@@ -182,7 +180,7 @@ def _stop(release: Release, previous: Release | None) -> list[Command]:
         *commands,
         # 5: systemd does not know the unit, so it was stopped and removed before.
         Run(argv=("systemctl", "stop", unit), timeout=max(release.drain, 5) + 30, accept=(0, 5)),
-        Run(argv=("rm", "-f", f"{UNITS}/multi-user.target.wants/{unit}", f"{UNITS}/{unit}")),
+        Run(argv=("rm", "-f", f"{UNITS}/{unit}")),
         Run(argv=("systemctl", "daemon-reload")),
     ]
 
