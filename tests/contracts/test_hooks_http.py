@@ -12,7 +12,6 @@ from contextlib import suppress
 
 import pytest
 import sqlalchemy as sa
-from prometheus_client import REGISTRY
 
 from support.hooks import NEW, OLD, SECRET, Answer, push, raw, read_answer, serving, signed
 from waybill.core.clock import stamp
@@ -26,15 +25,16 @@ from waybill.infra.keys import Keys
 from waybill.web import hooks as module
 from waybill.web import patience
 from waybill.web.hooks import Hooks
+from waybill.web.metrics import Metrics
 
 HANDLER = "test.reaction"
 
 
 @pytest.fixture
-async def hooks(db, tmp_path, monkeypatch):
+async def hooks(db, tmp_path, monkeypatch, metrics):
     monkeypatch.setitem(outbox.handlers_of, "PushReceived", [HANDLER])
     await db.write(lambda c: repositories.put_repository(c, Repository(name="team/app", url="/srv/app.git")))
-    return Hooks(db, Keys(tmp_path))
+    return Hooks(db, Keys(tmp_path), metrics)
 
 
 @pytest.fixture
@@ -49,8 +49,14 @@ async def hook(hooks):
     return identity
 
 
-def counted(outcome):
-    return REGISTRY.get_sample_value("waybill_hook_requests_total", {"outcome": outcome}) or 0
+@pytest.fixture
+def metrics():
+    return Metrics()
+
+
+@pytest.fixture
+def counted(metrics):
+    return lambda reason: metrics.refusals.get(reason, 0)
 
 
 async def kept(db):
@@ -107,7 +113,7 @@ async def test_the_same_delivery_id_at_another_hook_is_another_delivery(served, 
     assert (await kept(db))[2] == 2
 
 
-async def test_a_push_of_several_branches_is_one_delivery(served, hooks, db):
+async def test_a_push_of_several_branches_is_one_delivery(served, hooks, db, counted):
     hook, secret = await hooks.add("generic", "team/app", "test")
     updates = [{"ref": f"refs/heads/b{n}", "before": OLD, "after": NEW} for n in range(3)]
     body = json.dumps({"v": 1, "repository": "team/app", "pusher": "ann", "updates": updates}).encode()
@@ -137,18 +143,20 @@ async def test_what_nobody_reacts_to_is_answered_and_not_kept(served, hook, db):
 
 REFUSED = [
     ("unsigned", 401, push(), {"content-type": "application/json", "x-github-event": "push"}),
-    ("wrong_signature", 401, push(), signed(push(), secret="another secret")),
-    ("wrong_signature", 401, push() + b" ", signed(push())),
+    ("wrong-signature", 401, push(), signed(push(), secret="another secret")),
+    ("wrong-signature", 401, push() + b" ", signed(push())),
     ("malformed", 400, b"{", signed(b"{")),
     ("malformed", 400, b"", signed(b"")),
     ("malformed", 400, b'{"ref":5}', signed(b'{"ref":5}')),
-    ("media_type", 415, push(), {**signed(push()), "content-type": "application/x-www-form-urlencoded"}),
-    ("media_type", 415, push(), {**signed(push()), "content-encoding": "gzip"}),
+    ("media-type", 415, push(), {**signed(push()), "content-type": "application/x-www-form-urlencoded"}),
+    ("media-type", 415, push(), {**signed(push()), "content-encoding": "gzip"}),
 ]
 
 
 @pytest.mark.parametrize(("outcome", "status", "body", "headers"), REFUSED)
-async def test_what_is_refused_says_why_is_counted_and_leaves_nothing(served, hook, db, outcome, status, body, headers):
+async def test_what_is_refused_says_why_is_counted_and_leaves_nothing(
+    served, hook, db, outcome, status, body, headers, counted
+):
     before = counted(outcome)
     answer = await served.post(hook, body, headers)
     assert is_problem(answer, status), answer.body
@@ -163,11 +171,11 @@ async def test_a_refused_delivery_may_come_again_and_be_taken(served, hook, db):
 
 
 @pytest.mark.parametrize("path", ["nothing", "%00", "..%2f..", "x" * 4000, "%ff", "0" * 36])
-async def test_an_unknown_hook_is_404(served, path):
-    before = counted("unknown_hook")
+async def test_an_unknown_hook_is_404(served, path, counted):
+    before = counted("unknown-hook")
     answer = await served.exchange(raw(f"/hooks/{path}", push(), signed(push())))
     assert is_problem(answer, 404)
-    assert counted("unknown_hook") in (before, before + 1)
+    assert counted("unknown-hook") in (before, before + 1)
 
 
 async def test_a_removed_hook_is_unknown_at_once(served, hooks, hook, tmp_path):
@@ -215,11 +223,11 @@ async def test_an_unknown_hook_takes_as_long_as_a_wrong_signature(served, hook):
 
 
 class TestLimits:
-    async def test_an_announced_length_over_the_limit_is_refused_without_the_body(self, served, hook):
-        before = counted("too_large")
+    async def test_an_announced_length_over_the_limit_is_refused_without_the_body(self, served, hook, counted):
+        before = counted("too-large")
         headers = {**signed(b""), "content-length": str(module.BODY_LIMIT + 1), "expect": "100-continue"}
         assert is_problem(await served.exchange(raw(f"/hooks/{hook}", b"", headers)), 413)
-        assert counted("too_large") == before + 1
+        assert counted("too-large") == before + 1
 
     async def test_a_body_over_the_limit_is_refused_and_its_sender_reads_why(self, served, hook, monkeypatch):
         monkeypatch.setattr(module, "BODY_LIMIT", 100_000)
@@ -247,9 +255,9 @@ class TestLimits:
         assert is_problem(await served.post(hook, b"x" * 60_000, signed(b"")), 503)
         assert (await served.post(hook, push(), signed(push()))).status == 202
 
-    async def test_a_body_that_dribbles_is_cut_off_and_others_are_served(self, served, hook, monkeypatch):
+    async def test_a_body_that_dribbles_is_cut_off_and_others_are_served(self, served, hook, monkeypatch, counted):
         monkeypatch.setattr(module, "BODY_TIME", 0.3)
-        before = counted("too_slow")
+        before = counted("too-slow")
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
         writer.write(raw(f"/hooks/{hook}", push()[:20], {**signed(push()), "content-length": "400"}))
         assert (await served.post(hook, push(), signed(push()))).status == 202
@@ -257,7 +265,7 @@ class TestLimits:
         assert await asyncio.wait_for(reader.read(), 5) == b"", "the connection is closed"
         writer.close()
         await writer.wait_closed()
-        assert counted("too_slow") == before + 1
+        assert counted("too-slow") == before + 1
 
     @pytest.mark.parametrize("begin", [b"", b"POST /hooks/x", b"POST /hooks/x HTTP/1.1\r\nhost: x\r\nx-a: "])
     async def test_a_head_that_does_not_end_is_cut_off(self, served, hook, monkeypatch, begin):
@@ -302,7 +310,7 @@ class TestLimits:
         with suppress(ConnectionError):
             await writer.wait_closed()
 
-    async def test_a_sender_that_goes_away_leaves_nothing_behind(self, served, hook, db):
+    async def test_a_sender_that_goes_away_leaves_nothing_behind(self, served, hook, db, counted):
         before = counted("disconnected")
         _, writer = await asyncio.open_connection("127.0.0.1", served.port)
         writer.write(raw(f"/hooks/{hook}", push()[:20], {**signed(push()), "content-length": "400"}))

@@ -25,6 +25,7 @@ from waybill.server.wiring import Parts, assemble, context
 from waybill.web.agents import agents_app
 from waybill.web.app import public_app
 from waybill.web.client_certificate import ClientCertificateProtocol
+from waybill.web.patience import PatientProtocol
 
 GRACE = 10
 """Seconds that requests under way may take when the server stops."""
@@ -57,7 +58,7 @@ async def _serve(settings: Settings) -> None:
     settings = _with_addresses(settings, public_socket, agents_socket)
     parts = await assemble(settings)
     shared = context(parts)
-    public = uvicorn.Config(public_app(shared), **_common(), **_public_tls(settings))
+    public = uvicorn.Config(public_app(shared), **_common(http=PatientProtocol), **_public_tls(settings))
     certificate, key = parts.authority.server_files([settings.agents_url])
     agents = uvicorn.Config(
         agents_app(parts.db, parts.hub, parts.reported, parts.mirrors, parts.blobs, shared.logs),
@@ -102,7 +103,7 @@ async def _stop(parts: Parts, servers: tuple[_Server, _Server], tasks: list[asyn
     log.info("stopped")
 
 
-def _common(http: Any = "auto") -> dict[str, Any]:
+def _common(http: Any) -> dict[str, Any]:
     return {
         "http": http,
         "lifespan": "off",

@@ -10,12 +10,12 @@ import asyncio
 import ssl
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from waybill.web.patience import PatientProtocol
 
 KEY = "waybill.client"
 
 
-class ClientCertificateProtocol(HttpToolsProtocol):
+class ClientCertificateProtocol(PatientProtocol):
     """Puts the common name and the serial (lower-case hex) into ``scope["extensions"]``."""
 
     _client: tuple[str, str] | None = None
