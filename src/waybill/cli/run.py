@@ -62,7 +62,10 @@ def _usage(arguments: Sequence[str], error: cyclopts.CycloptsError) -> InvalidIn
     text = " ".join(str(error).split()).rstrip(".")
     text = re.sub(r'^(?:Command ".*?" )?[Pp]arameter (\S+) requires an argument', r"\1 is missing", text)
     words = [arguments[0], *(word for word in arguments[1:2] if not word.startswith("-") and error.command_chain)]
-    return InvalidInputError(f"{text[:1].lower()}{text[1:]}.", f"waybill {' '.join(words)} --help says more.")
+    return InvalidInputError(
+        f"{text[:1].lower() if text[1:2].islower() else text[:1]}{text[1:]}.",
+        f"waybill {' '.join(words)} --help says more.",
+    )
 
 
 def _app(name: str, function: object) -> cyclopts.App:

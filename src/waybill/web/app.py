@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import sqlalchemy as sa
-from litestar import Litestar, Response, Router, get
+from litestar import Litestar, Request, Response, Router, get
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
@@ -60,7 +60,7 @@ def _probes(context: Context, door: Door) -> Router:
         return "ready\n"
 
     @get("/metrics", include_in_schema=False, guards=[door.guard])
-    async def metrics(request: Any) -> Response[bytes]:
+    async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
         """Figures for Prometheus."""
         unbound(request.user, "view")
         return Response(await context.metrics.page(context.db), media_type=context.metrics.media_type)

@@ -17,7 +17,7 @@ from litestar.connection import ASGIConnection
 from litestar.handlers.base import BaseRouteHandler
 from litestar.types import Guard
 
-from waybill.core.errors import ForbiddenError, UnauthenticatedError
+from waybill.core.errors import ForbiddenError, InvalidInputError, UnauthenticatedError
 from waybill.deploy import access
 from waybill.deploy.access import Right, Token
 from waybill.deploy.store import access as store
@@ -123,6 +123,8 @@ class Door:
         """A guard that admits only requests with a right token, and leaves it as ``request.user``."""
 
         async def known(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+            if "\0" in connection.scope["path"] or b"%00" in connection.scope["query_string"]:
+                raise InvalidInputError("an address holds no NUL.")
             token = await self.who(connection)
             if token is None:
                 raise UnauthenticatedError(

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
+from sqlalchemy.exc import DataError
 
 from waybill.core.errors import WaybillError
 from waybill.infra.logs import log, scrub
@@ -76,7 +77,7 @@ def rejected(request: Request[Any, Any, Any], error: HTTPException) -> Response[
     }
     if isinstance(error, ValidationException):
         return answer(request, error.status_code, _fields(error), "/api/schema/openapi.json describes the fields.")
-    detail, hint = sentences.get(error.status_code, (f"the request is malformed: {error.detail}", ""))
+    detail, hint = sentences.get(error.status_code, (f"the request is malformed: {error.detail.rstrip('.')}.", ""))
     if error.status_code >= 500:
         return failed(request, error)
     return answer(request, error.status_code, str(scrub(detail)), hint, dict(error.headers or {}))
@@ -88,6 +89,12 @@ def failed(request: Request[Any, Any, Any], error: Exception) -> Response[Proble
         return answer(request, 408, "the rest of the request did not come in time.")
     log.error("request failed", path=request.scope["path"], exc_info=error)
     return answer(request, 500, "the server made a mistake.", "The server's log has it under this answer's request id.")
+
+
+def unfit(request: Request[Any, Any, Any], error: DataError) -> Response[Problem]:
+    """A value that the database cannot hold."""
+    log.info("request refused", reason=str(error.orig))
+    return answer(request, 400, "a value is too long, or holds characters that cannot be kept.")
 
 
 def _fields(error: ValidationException) -> str:
@@ -106,6 +113,7 @@ def _fields(error: ValidationException) -> str:
 
 HANDLERS: dict[int | type[Exception], Any] = {
     WaybillError: refused,
+    DataError: unfit,
     HTTPException: rejected,
     Exception: failed,
 }

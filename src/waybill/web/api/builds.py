@@ -6,13 +6,14 @@ import re
 from typing import Any
 
 from litestar import Request, put
+from litestar.params import FromPath, FromQuery
 
 from waybill.core.errors import ConflictError, InvalidInputError, NotFoundError
 from waybill.deploy import access
 from waybill.deploy.access import Token
 from waybill.deploy.store import repositories
 from waybill.infra.db import Connection
-from waybill.web.context import Context
+from waybill.web.api.common import Ours, Who
 from waybill.wire.api import BuildInfo
 
 LIMIT = 4 * 1024**3
@@ -22,12 +23,12 @@ LIMIT = 4 * 1024**3
 @put("/builds/{service:str}", request_max_body_size=LIMIT)
 async def put_build(
     request: Request[Token, Any, Any],
-    context: Context,
-    token: Token,
-    service: str,
-    commit: str,
-    digest: str | None = None,
-    repository: str | None = None,
+    context: Ours,
+    token: Who,
+    service: FromPath[str],
+    commit: FromQuery[str],
+    digest: FromQuery[str | None] = None,
+    repository: FromQuery[str | None] = None,
 ) -> BuildInfo:
     """Take the packed result (the raw body) of a commit; hosts get exactly these bytes.
 

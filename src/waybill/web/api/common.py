@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import re
 
+from litestar.di import NamedDependency
+
 from waybill.core.errors import InvalidInputError
 from waybill.deploy.access import Token
 from waybill.deploy.events import Changed
 from waybill.events import outbox
 from waybill.infra.db import Connection
+from waybill.web.context import Context
 
+Ours = NamedDependency[Context]
+"""The collaborators, handed to every handler."""
+Who = NamedDependency[Token]
+"""The token of who asks."""
 NAME = r"[a-z0-9][a-z0-9._-]{0,62}"
 HOST = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 LABEL = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}"

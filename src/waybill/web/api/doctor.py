@@ -7,14 +7,13 @@ from litestar import get
 from waybill import __version__
 from waybill.core.clock import stamp
 from waybill.deploy import access
-from waybill.deploy.access import Token
-from waybill.web.context import Context
+from waybill.web.api.common import Ours, Who
 from waybill.web.diagnosis import examine
 from waybill.wire.api import Diagnosis
 
 
 @get("/doctor")
-async def doctor(context: Context, token: Token) -> Diagnosis:
+async def doctor(context: Ours, token: Who) -> Diagnosis:
     """What the server finds wrong with itself, its hosts and its hooks."""
     access.require(token, "administer")
     return Diagnosis(

@@ -14,19 +14,20 @@ from typing import Any
 
 import msgspec
 from litestar import Request, post
+from litestar.di import NamedDependency
+from litestar.params import JSONBody
 
 from waybill.core.clock import later
 from waybill.core.errors import ForbiddenError, InvalidInputError, UnauthenticatedError
 from waybill.core.ids import new_id
 from waybill.deploy import access
-from waybill.deploy.access import Token
 from waybill.deploy.events import HostEnrolled
 from waybill.deploy.model import Host
 from waybill.deploy.store import hosts as store
 from waybill.events import outbox
 from waybill.infra.db import Connection
 from waybill.vault.identity import fingerprint
-from waybill.web.api.common import HOST, changed, labelled, named, words
+from waybill.web.api.common import HOST, Ours, Who, changed, labelled, named, words
 from waybill.web.auth import Attempts
 from waybill.web.context import Context
 from waybill.wire.agent import Enrolled, Enrolment
@@ -38,7 +39,7 @@ CSR_LIMIT = 16 * 1024
 
 
 @post("/enrolments")
-async def create_enrolment(context: Context, token: Token, data: EnrolmentWanted) -> EnrolmentMade:
+async def create_enrolment(context: Ours, token: Who, data: JSONBody[EnrolmentWanted]) -> EnrolmentMade:
     """An enrolment token; its text is in this answer and nowhere else."""
     access.require(token, "administer")
     labelled(data.labels)
@@ -65,7 +66,9 @@ async def create_enrolment(context: Context, token: Token, data: EnrolmentWanted
 
 
 @post("/enrol", status_code=201)
-async def enrol(request: Request[Any, Any, Any], context: Context, attempts: Attempts, data: Enrolment) -> Enrolled:
+async def enrol(
+    request: Request[Any, Any, Any], context: Ours, attempts: NamedDependency[Attempts], data: JSONBody[Enrolment]
+) -> Enrolled:
     """A host gets its certificate: it proves that it holds an enrolment token, whose labels it then carries."""
     address = request.client.host if request.client else "?"
     attempts.check(address, data.token)

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from litestar import Request, get
+from litestar.params import FromQuery
 from litestar.response import Stream
 
 from waybill.deploy import access
@@ -14,7 +15,7 @@ from waybill.deploy.access import Token
 from waybill.events import outbox
 from waybill.events.model import Event
 from waybill.infra.db import Connection
-from waybill.web.context import Context
+from waybill.web.api.common import Ours, Who
 from waybill.web.feed import SILENCE, sse, stream
 from waybill.wire.api import EventInfo
 
@@ -24,7 +25,11 @@ LOOK_BACK = 2000
 
 @get("/events")
 async def list_events(
-    context: Context, token: Token, since: int | None = None, limit: int = 50, subject: str | None = None
+    context: Ours,
+    token: Who,
+    since: FromQuery[int | None] = None,
+    limit: FromQuery[int] = 50,
+    subject: FromQuery[str | None] = None,
 ) -> list[EventInfo]:
     """Events, oldest first: the newest ones, or those after position ``since``."""
     access.require(token, "view")
@@ -43,10 +48,10 @@ async def list_events(
 @get("/events/stream", media_type="text/event-stream")
 async def follow_events(
     request: Request[Token, Any, Any],
-    context: Context,
-    token: Token,
-    since: int | None = None,
-    subject: str | None = None,
+    context: Ours,
+    token: Who,
+    since: FromQuery[int | None] = None,
+    subject: FromQuery[str | None] = None,
 ) -> Stream:
     """Server-sent events, from position ``since`` (or ``Last-Event-ID``), or from now on."""
     access.require(token, "view")

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import msgspec
 from litestar import delete, get, put
+from litestar.params import FromPath, JSONBody
 
 from waybill.core.errors import InvalidInputError
 from waybill.deploy import access
-from waybill.deploy.access import Token
 from waybill.deploy.model import Grant
 from waybill.deploy.store import repositories as store
 from waybill.infra.db import Connection
-from waybill.web.api.common import NAME, changed, labelled, named, words
-from waybill.web.context import Context
+from waybill.web.api.common import NAME, REPOSITORY, Ours, Who, changed, labelled, named, words
 from waybill.wire.api import GrantInfo, GrantWanted
 
 
 @get("/grants")
-async def list_grants(context: Context, token: Token) -> list[GrantInfo]:
+async def list_grants(context: Ours, token: Who) -> list[GrantInfo]:
     """The grants that the token sees."""
     access.require(token, "view")
     found = await context.db.read(store.grants)
@@ -25,9 +24,12 @@ async def list_grants(context: Context, token: Token) -> list[GrantInfo]:
 
 
 @put("/grants/{service:str}/{environment:str}")
-async def put_grant(context: Context, token: Token, service: str, environment: str, data: GrantWanted) -> GrantInfo:
+async def put_grant(
+    context: Ours, token: Who, service: FromPath[str], environment: FromPath[str], data: JSONBody[GrantWanted]
+) -> GrantInfo:
     """Grant an environment to a repository, or change the grant that it has."""
     access.require(token, "administer", named("service", service, NAME), named("environment", environment, NAME))
+    named("repository", data.repository, REPOSITORY)
     if not data.branches or not all(0 < len(branch) <= 200 for branch in data.branches):
         raise InvalidInputError("a grant names at least one branch or pattern.", "For example main.")
     grant = Grant(
@@ -50,7 +52,7 @@ async def put_grant(context: Context, token: Token, service: str, environment: s
 
 
 @delete("/grants/{service:str}/{environment:str}", status_code=204)
-async def revoke_grant(context: Context, token: Token, service: str, environment: str) -> None:
+async def revoke_grant(context: Ours, token: Who, service: FromPath[str], environment: FromPath[str]) -> None:
     """Take a grant back; what runs keeps running."""
     access.require(token, "administer", service, environment)
 

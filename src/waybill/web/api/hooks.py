@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from litestar import delete, get, post
+from litestar.params import FromPath, JSONBody
 
 from waybill.deploy import access
-from waybill.deploy.access import Token
 from waybill.deploy.store import access as store
-from waybill.web.api.common import REPOSITORY, changed, named
+from waybill.web.api.common import REPOSITORY, Ours, Who, changed, named
 from waybill.web.auth import unbound
 from waybill.web.context import Context
 from waybill.wire.api import HookInfo, HookMade, HookWanted
 
 
 @get("/hooks")
-async def list_hooks(context: Context, token: Token) -> list[HookInfo]:
+async def list_hooks(context: Ours, token: Who) -> list[HookInfo]:
     """All addresses, without their secrets."""
     unbound(token, "view")
     rows = await context.db.read(store.hooks)
@@ -32,7 +32,7 @@ async def list_hooks(context: Context, token: Token) -> list[HookInfo]:
 
 
 @post("/hooks")
-async def add_hook(context: Context, token: Token, data: HookWanted) -> HookMade:
+async def add_hook(context: Ours, token: Who, data: JSONBody[HookWanted]) -> HookMade:
     """Make an address for the deliveries of a repository; its secret is in this answer and nowhere else."""
     access.require(token, "administer")
     named("repository", data.repository, REPOSITORY)
@@ -43,7 +43,7 @@ async def add_hook(context: Context, token: Token, data: HookWanted) -> HookMade
 
 
 @delete("/hooks/{identity:str}", status_code=204)
-async def remove_hook(context: Context, token: Token, identity: str) -> None:
+async def remove_hook(context: Ours, token: Who, identity: FromPath[str]) -> None:
     """Refuse what is delivered to an address from now on."""
     access.require(token, "administer")
     await context.hooks.remove(identity)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 from litestar import delete, get, post, put
+from litestar.params import FromPath, JSONBody
 
 from waybill.core.errors import InvalidInputError
 from waybill.deploy import access
@@ -14,8 +15,7 @@ from waybill.deploy.access import Token
 from waybill.deploy.model import Host
 from waybill.deploy.store import hosts as store
 from waybill.infra.db import Connection
-from waybill.web.api.common import NAME, changed, labelled, named, words
-from waybill.web.context import Context
+from waybill.web.api.common import NAME, Ours, Who, changed, labelled, named, words
 from waybill.wire.agent import Facts, Report
 from waybill.wire.api import HostInfo, Labels, Sealed, ServiceOf
 
@@ -23,7 +23,7 @@ ARMOR = "-----BEGIN AGE ENCRYPTED FILE-----"
 
 
 @get("/hosts")
-async def list_hosts(context: Context, token: Token) -> list[HostInfo]:
+async def list_hosts(context: Ours, token: Who) -> list[HostInfo]:
     """The hosts that the token sees: all, or those on which its services are."""
     access.require(token, "view")
     found, reports = await context.db.read(lambda connection: (store.hosts(connection), store.reports(connection)))
@@ -31,7 +31,7 @@ async def list_hosts(context: Context, token: Token) -> list[HostInfo]:
 
 
 @get("/hosts/{name:str}")
-async def show_host(context: Context, token: Token, name: str) -> HostInfo:
+async def show_host(context: Ours, token: Who, name: FromPath[str]) -> HostInfo:
     """One host; whoever may see hosts may ask for its recipient, to seal a key to it."""
     access.require(token, "view")
     host, reports = await context.db.read(
@@ -41,7 +41,7 @@ async def show_host(context: Context, token: Token, name: str) -> HostInfo:
 
 
 @put("/hosts/{name:str}/labels")
-async def put_labels(context: Context, token: Token, name: str, data: Labels) -> HostInfo:
+async def put_labels(context: Ours, token: Who, name: FromPath[str], data: JSONBody[Labels]) -> HostInfo:
     """Give a host other labels; what runs there keeps running."""
     access.require(token, "administer")
     labelled(data.labels)
@@ -55,7 +55,7 @@ async def put_labels(context: Context, token: Token, name: str, data: Labels) ->
 
 
 @post("/hosts/{name:str}/revoke", status_code=204)
-async def revoke_host(context: Context, token: Token, name: str) -> None:
+async def revoke_host(context: Ours, token: Who, name: FromPath[str]) -> None:
     """Refuse the host's certificate from now on; what runs there keeps running."""
     access.require(token, "administer")
 
@@ -67,21 +67,28 @@ async def revoke_host(context: Context, token: Token, name: str) -> None:
 
 
 @post("/hosts/{name:str}/remove", status_code=204)
-async def remove_service(context: Context, token: Token, name: str, data: ServiceOf) -> None:
+async def remove_service(context: Ours, token: Who, name: FromPath[str], data: JSONBody[ServiceOf]) -> None:
     """Stop a service on a host and delete its releases there: the one instruction that does."""
     access.require(token, "administer", data.service, data.environment)
     await context.deployments.remove(name, data.service, data.environment, token.actor)
 
 
 @get("/sealed/{service:str}/{environment:str}")
-async def list_sealed(context: Context, token: Token, service: str, environment: str) -> dict[str, str]:
+async def list_sealed(context: Ours, token: Who, service: FromPath[str], environment: FromPath[str]) -> dict[str, str]:
     """Host → the environment's age identity, sealed to it."""
     access.require(token, "view", service, environment)
     return await context.db.read(lambda connection: store.sealed(connection, service, environment))
 
 
 @put("/sealed/{service:str}/{environment:str}/{name:str}", status_code=204)
-async def put_sealed(context: Context, token: Token, service: str, environment: str, name: str, data: Sealed) -> None:
+async def put_sealed(
+    context: Ours,
+    token: Who,
+    service: FromPath[str],
+    environment: FromPath[str],
+    name: FromPath[str],
+    data: JSONBody[Sealed],
+) -> None:
     """Keep the environment's age identity as sealed to a host."""
     access.require(token, "administer", named("service", service, NAME), named("environment", environment, NAME))
     if not data.armor.strip().startswith(ARMOR) or len(data.armor) > 64 * 1024:
@@ -95,7 +102,9 @@ async def put_sealed(context: Context, token: Token, service: str, environment: 
 
 
 @delete("/sealed/{service:str}/{environment:str}/{name:str}", status_code=204)
-async def drop_sealed(context: Context, token: Token, service: str, environment: str, name: str) -> None:
+async def drop_sealed(
+    context: Ours, token: Who, service: FromPath[str], environment: FromPath[str], name: FromPath[str]
+) -> None:
     """Forget the key that is sealed to a host; nothing happens when there is none."""
     access.require(token, "administer", service, environment)
 

@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from litestar import get
+from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
 
 from waybill.core.errors import NotFoundError, UnavailableError
 from waybill.core.ids import new_id
 from waybill.deploy import access
-from waybill.deploy.access import Token
 from waybill.deploy.store import hosts as store
 from waybill.infra.db import Connection
-from waybill.web.context import Context
+from waybill.web.api.common import Ours, Who
 from waybill.web.feed import SILENCE, sse, stream
 from waybill.web.logs import Watch
 from waybill.wire.agent import LogsWanted
@@ -27,13 +27,13 @@ MOST = 5000
 
 @get("/logs/{service:str}/{environment:str}", media_type="text/event-stream")
 async def follow_logs(
-    context: Context,
-    token: Token,
-    service: str,
-    environment: str,
-    host: str | None = None,
-    lines: int = 100,
-    seconds: int = 0,
+    context: Ours,
+    token: Who,
+    service: FromPath[str],
+    environment: FromPath[str],
+    host: FromQuery[str | None] = None,
+    lines: FromQuery[int] = 100,
+    seconds: FromQuery[int] = 0,
 ) -> Stream:
     """Server-sent lines: the last ``lines`` of each host, and new ones for ``seconds``."""
     access.require(token, "view", service, environment)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from litestar import get, post
+from litestar.params import JSONBody
 
 from waybill.core.errors import InvalidInputError
 from waybill.deploy import access
-from waybill.deploy.access import Token
 from waybill.deploy.adapters.git import check_address
 from waybill.deploy.model import Repository
 from waybill.deploy.store import repositories as store
 from waybill.infra.db import Connection
-from waybill.web.api.common import REPOSITORY, named
+from waybill.web.api.common import REPOSITORY, Ours, Who, named
 from waybill.web.auth import unbound
 from waybill.web.context import Context
 from waybill.wire.api import RepositoryInfo, RepositoryWanted
@@ -21,7 +21,7 @@ LIMIT = 64 * 1024
 
 
 @get("/repositories")
-async def list_repositories(context: Context, token: Token) -> list[RepositoryInfo]:
+async def list_repositories(context: Ours, token: Who) -> list[RepositoryInfo]:
     """All repositories, with the kinds of credential that the server has."""
     unbound(token, "view")
 
@@ -32,7 +32,7 @@ async def list_repositories(context: Context, token: Token) -> list[RepositoryIn
 
 
 @post("/repositories")
-async def put_repository(context: Context, token: Token, data: RepositoryWanted) -> RepositoryInfo:
+async def put_repository(context: Ours, token: Who, data: JSONBody[RepositoryWanted]) -> RepositoryInfo:
     """Make a repository known, or change its address or credentials; it is fetched at once to see that they work."""
     access.require(token, "administer")
     named("repository", data.name, REPOSITORY)

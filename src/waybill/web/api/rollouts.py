@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from litestar import get, post
+from litestar.params import FromPath, FromQuery, JSONBody
 
 from waybill.deploy import access
 from waybill.deploy.access import Token
@@ -12,6 +13,7 @@ from waybill.deploy.model import ENDED, Rollout
 from waybill.deploy.store import rollouts as store
 from waybill.events import outbox
 from waybill.infra.db import Connection
+from waybill.web.api.common import Ours, Who
 from waybill.web.context import Context
 from waybill.wire.api import (
     CancelWanted,
@@ -25,12 +27,12 @@ from waybill.wire.api import (
 
 @get("/rollouts")
 async def list_rollouts(
-    context: Context,
-    token: Token,
-    service: str | None = None,
-    environment: str | None = None,
-    states: str | None = None,
-    limit: int = 50,
+    context: Ours,
+    token: Who,
+    service: FromQuery[str | None] = None,
+    environment: FromQuery[str | None] = None,
+    states: FromQuery[str | None] = None,
+    limit: FromQuery[int] = 50,
 ) -> list[RolloutInfo]:
     """Rollouts that the token sees, newest first; ``states`` are separated by commas."""
     access.require(token, "view")
@@ -45,28 +47,28 @@ async def list_rollouts(
 
 
 @get("/rollouts/{identity:str}")
-async def show_rollout(context: Context, token: Token, identity: str) -> RolloutDetail:
+async def show_rollout(context: Ours, token: Who, identity: FromPath[str]) -> RolloutDetail:
     """One rollout with its hosts; the first characters of its id suffice."""
     rollout = await _visible(context, token, identity)
     return await context.db.read(lambda connection: _detail(connection, rollout.id))
 
 
 @post("/deploy")
-async def deploy(context: Context, token: Token, data: DeployWanted) -> RolloutInfo:
+async def deploy(context: Ours, token: Who, data: JSONBody[DeployWanted]) -> RolloutInfo:
     """Deploy a branch's head or a commit, within the grants."""
     access.require(token, "deploy", data.service, data.environment)
     return info(await context.deployments.deploy(data.service, data.environment, data.ref, token.actor))
 
 
 @post("/rollback")
-async def rollback(context: Context, token: Token, data: RollbackWanted) -> RolloutInfo:
+async def rollback(context: Ours, token: Who, data: JSONBody[RollbackWanted]) -> RolloutInfo:
     """Go back to a known-good release, with its own variables."""
     access.require(token, "deploy", data.service, data.environment)
     return info(await context.deployments.rollback(data.service, data.environment, data.to, token.actor))
 
 
 @post("/rollouts/{identity:str}/cancel", status_code=200)
-async def cancel(context: Context, token: Token, identity: str, data: CancelWanted) -> RolloutInfo:
+async def cancel(context: Ours, token: Who, identity: FromPath[str], data: JSONBody[CancelWanted]) -> RolloutInfo:
     """Stop a rollout, on its hosts too; hosts that had switched go back to what was good."""
     rollout = await _visible(context, token, identity)
     access.require(token, "deploy", rollout.service, rollout.environment)

@@ -17,8 +17,8 @@ from waybill.deploy.store import repositories, rollouts
 from waybill.events import outbox
 from waybill.infra.db import Connection
 from waybill.web.api import hosts as hosts_api
+from waybill.web.api.common import Ours, Who
 from waybill.web.api.rollouts import info
-from waybill.web.context import Context
 from waybill.wire.agent import Report
 from waybill.wire.api import EnvironmentStatus, LiveHost, Status
 
@@ -26,7 +26,7 @@ Key = tuple[str, str]
 
 
 @get("/status")
-async def status(context: Context, token: Token) -> Status:
+async def status(context: Ours, token: Who) -> Status:
     """Services, environments and hosts that the token sees."""
     access.require(token, "view")
     return await context.db.read(lambda connection: _status(connection, token))

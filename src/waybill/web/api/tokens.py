@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from litestar import delete, get, post
+from litestar.params import FromPath, JSONBody
 
 from waybill.core.clock import later
 from waybill.core.errors import ForbiddenError, InvalidInputError, NotFoundError
@@ -11,26 +12,25 @@ from waybill.deploy import access
 from waybill.deploy.access import Token
 from waybill.deploy.store import access as store
 from waybill.infra.db import Connection
-from waybill.web.api.common import changed
-from waybill.web.context import Context
+from waybill.web.api.common import Ours, Who, changed
 from waybill.wire.api import TokenInfo, TokenMade, TokenWanted
 
 
 @get("/token")
-async def own_token(token: Token) -> TokenInfo:
+async def own_token(token: Who) -> TokenInfo:
     """The token that asks."""
     return _info(token)
 
 
 @get("/tokens")
-async def list_tokens(context: Context, token: Token) -> list[TokenInfo]:
+async def list_tokens(context: Ours, token: Who) -> list[TokenInfo]:
     """All tokens, without their secrets."""
     access.require(token, "administer")
     return [_info(one) for one in await context.db.read(store.tokens)]
 
 
 @post("/tokens")
-async def create_token(context: Context, token: Token, data: TokenWanted) -> TokenMade:
+async def create_token(context: Ours, token: Who, data: JSONBody[TokenWanted]) -> TokenMade:
     """A fresh token; its text is in this answer and nowhere else."""
     access.require(token, "administer")
     if not 0 < len(data.name) <= 100 or not data.name.isprintable():
@@ -53,7 +53,7 @@ async def create_token(context: Context, token: Token, data: TokenWanted) -> Tok
 
 
 @delete("/tokens/{identity:str}", status_code=204)
-async def revoke_token(context: Context, token: Token, identity: str) -> None:
+async def revoke_token(context: Ours, token: Who, identity: FromPath[str]) -> None:
     """Refuse a token from now on; everybody may revoke their own."""
     if identity != token.id:
         access.require(token, "administer")
