@@ -11,7 +11,7 @@ from support import pages as team
 from support.pages import needs, new_token, serving, visiting
 from waybill.core.clock import later
 from waybill.deploy.store import access as access_store
-from waybill.deploy.store import hosts, rollouts
+from waybill.deploy.store import hosts
 from waybill.events import outbox
 from waybill.web import live
 from waybill.web.live import Frame
@@ -23,7 +23,7 @@ def seed(c):
     for name in ("web1", "web2"):
         team.enrol(c, name, {"role": "web"}, facts=team.facts())
     team.grant(c, "hello", "production", {"role": "web"})
-    team.deploy(c, "hello", "production", ONE, ["web1", "web2"], 1)
+    team.deploy(c, "hello", "production", ONE, ["web1", "web2"])
 
 
 class Stream:
@@ -62,14 +62,14 @@ async def test_a_watcher_sees_a_change_without_asking_and_comes_back_without_a_r
             stream = Stream(answer)
             event, first, data = await stream.next()
             assert event == "fragments" and set(json.loads(data)["fragments"]) >= {"services", "hosts", "timeline"}
-            rollout = await db.write(lambda c: team.begin(c, "hello", "production", TWO, ["web1"], sequence=2))
+            rollout = await db.write(lambda c: team.begin(c, "hello", "production", TWO, ["web1"]))
             _, second, data = await stream.next()
             changed = json.loads(data)["fragments"]
             assert TWO[:12] in changed["services"] and TWO[:12] in changed["timeline"]
             assert "hosts" not in changed and second != first
-            await db.write(lambda c: (team.move(c, rollout, "running"), rollouts.set_told(c, rollout.id, ["web1"], 2)))
+            await db.write(lambda c: team.go_on(c, rollout))
             await stream.next()
-            await db.write(lambda c: team.say(c, "web1", rollout, "probing", live=(1, ONE)))
+            await db.write(lambda c: team.say(c, "web1", rollout, "probing"))
             _, newest, data = await stream.next()
             assert "Checking health" in json.loads(data)["fragments"]["services"]
         headers = {"last-event-id": newest}
@@ -140,7 +140,7 @@ async def test_a_stream_ends_with_its_token_and_with_the_server(db, tmp_path, mo
     monkeypatch.setattr(live, "TICK", 0.2)
     await db.write(seed)
     token, text = await new_token(db)
-    _short, other = await new_token(db, name="bob", expires=later(1))
+    _, other = await new_token(db, name="bob", expires=later(1))
     what = needs(db, tmp_path)
     async with serving(what) as address, visiting(address, text) as visit, visiting(address, other) as guest:
         async with visit.stream("GET", "/live?page=overview") as one, guest.stream("GET", "/live?page=overview") as two:
@@ -151,15 +151,18 @@ async def test_a_stream_ends_with_its_token_and_with_the_server(db, tmp_path, mo
             await db.write(lambda c: access_store.revoke_token(c, token.id))
             assert (await first.next())[0] == "bye"
         assert (await visit.get("/live?page=overview")).status_code == 401
-    _third, text = await new_token(db, name="eve")
+    _, text = await new_token(db, name="eve")
     what = needs(db, tmp_path)
-    async with serving(what) as address, visiting(address, text) as visit:
-        async with visit.stream("GET", "/live?page=overview") as answer:
-            stream = Stream(answer)
-            await stream.next()
-            what.stopping.set()
-            with pytest.raises(EOFError):
-                await stream.next(3)
+    async with (
+        serving(what) as address,
+        visiting(address, text) as visit,
+        visit.stream("GET", "/live?page=overview") as answer,
+    ):
+        stream = Stream(answer)
+        await stream.next()
+        what.stopping.set()
+        with pytest.raises(EOFError):
+            await stream.next(3)
 
 
 async def test_odd_questions_to_the_stream_are_refused(db, tmp_path):

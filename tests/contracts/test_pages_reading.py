@@ -8,8 +8,8 @@ from support.pages import (
     deploy,
     enrol,
     facts,
+    go_on,
     grant,
-    move,
     needs,
     new_token,
     refuse,
@@ -19,7 +19,7 @@ from support.pages import (
 )  # fmt: skip
 from waybill.core.clock import later
 from waybill.deploy.store import access as access_store
-from waybill.deploy.store import hosts, rollouts
+from waybill.deploy.store import hosts
 from waybill.events import outbox
 
 ONE, TWO = "1a" * 20, "2b" * 20
@@ -33,17 +33,16 @@ def a_team(c):
     for name in ("web1", "web2"):
         enrol(c, name, {"role": "web"}, facts=facts())
     grant(c, "hello", "production", {"role": "web"})
-    return deploy(c, "hello", "production", ONE, ["web1", "web2"], 1)
+    return deploy(c, "hello", "production", ONE, ["web1", "web2"])
 
 
 async def test_the_overview_says_what_is_live_how_healthy_and_what_runs(db, tmp_path):
     def seed(c):
         a_team(c)
-        rollout = begin(c, "hello", "production", TWO, ["web1", "web2"], sequence=2)
-        move(c, rollout, "running")
-        rollouts.set_told(c, rollout.id, ["web1", "web2"], 2)
+        rollout = begin(c, "hello", "production", TWO, ["web1", "web2"])
+        go_on(c, rollout)
         say(c, "web1", rollout, "live")
-        say(c, "web2", rollout, "probing", live=(1, ONE))
+        say(c, "web2", rollout, "probing")
         return rollout
 
     rollout = await db.write(seed)
@@ -69,7 +68,7 @@ async def test_warnings_name_missing_checks_absent_hosts_orphans_and_refusals(db
         hosts.set_labels(c, "web2", {"role": "db"})
         hosts.heard(c, ["web2"], connected=False)
         enrol(c, "old", {}, facts=facts(at=later(-3 * 3600), disk_free=1000))
-        deploy(c, "gone", "production", ONE, ["old"], 1)
+        deploy(c, "gone", "production", ONE, ["old"])
         refuse(c, reason="team/hello may not deploy x/y.", hint="An admin grants it.", service="x", environment="y")
         outbox.wake(c, "deploy.push", "key-7")
 
@@ -94,7 +93,7 @@ async def test_a_bound_token_sees_its_own_and_nothing_else(db, tmp_path):
         grant(c, "payroll", "production", {"role": "secret"}, "team/payroll")
         refuse(c, repository="team/payroll", reason="payroll-reason.", service="payroll", environment="production")
         refuse(c, repository="team/payroll", reason="payroll-file.")
-        return deploy(c, "payroll", "production", TWO, ["vault9"], 1, repository="team/payroll")
+        return deploy(c, "payroll", "production", TWO, ["vault9"], repository="team/payroll")
 
     hidden = await db.write(seed)
     _, text = await new_token(db, "viewer", "bob", services="hello")
@@ -117,7 +116,7 @@ async def test_hostile_names_are_shown_inert(db, tmp_path):
     def seed(c):
         enrol(c, '"><img src=x>', {"a": "<b>" + "x" * 300}, facts=facts(version="<i>\x1b[31m"))
         refuse(c, branch=evil, reason=evil, hint="\u2066" + "y" * 5000)
-        rollout = deploy(c, "a<b", "..c&d?x#y", ONE, ['"><img src=x>'], 1)
+        rollout = deploy(c, "a<b", "..c&d?x#y", ONE, ['"><img src=x>'])
         say(c, '"><img src=x>', rollout, "failed", evidence="</pre><script>alert(2)</script>\nsecond line")
         return rollout
 

@@ -1,46 +1,64 @@
-"""The pages on a real server, over what the real stores were told."""
+"""The pages on a real server, over what the real stores and rules were told."""
 
 import asyncio
 import contextlib
-import dataclasses
 
 import httpx2
+import msgspec
 import uvicorn
 from litestar import Litestar
 
 from waybill.core.clock import later, stamp
 from waybill.core.ids import new_id
-from waybill.deploy import access
-from waybill.deploy.events import DeploymentRefused, HostEnrolled, HostReported, RolloutChanged, RolloutCreated
+from waybill.deploy import access, advance, reported
+from waybill.deploy.adapters.git import Mirrors
+from waybill.deploy.events import DeploymentRefused, HostEnrolled
 from waybill.deploy.model import Grant, Host, Rollout
+from waybill.deploy.pushes import Pushes
 from waybill.deploy.service import Deployments
 from waybill.deploy.store import access as access_store
 from waybill.deploy.store import hosts, repositories, rollouts
 from waybill.events import outbox
-from waybill.infra.db import Database
+from waybill.infra.blobs import Blobs
+from waybill.infra.ca import Authority
 from waybill.infra.keys import Keys
+from waybill.infra.settings import Settings
+from waybill.web.context import Context
+from waybill.web.feed import Feed
 from waybill.web.pages import router
 from waybill.wire.agent import Facts, Report
 
 
-@dataclasses.dataclass(frozen=True)
-class Needs:
-    db: Database
-    keys: Keys
-    deployments: Deployments
-    public_url: str = "http://127.0.0.1"
-    stopping: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
-
-
-def needs(db, folder, **other):
-    return Needs(db=db, keys=Keys(folder), deployments=other.pop("deployments", Deployments(db)), **other)
+def needs(db, folder, public_url="http://127.0.0.1"):
+    """The context of a server whose worker stands still: tests move rollouts on by hand."""
+    keys = Keys(folder)
+    pushes = Pushes(db, Mirrors(folder, keys))
+    return Context(
+        db=db,
+        settings=Settings(data=str(folder)),
+        keys=keys,
+        authority=Authority(keys),
+        deployments=Deployments(db, pushes),
+        pushes=pushes,
+        reported=reported.Reported(db),
+        blobs=Blobs(folder),
+        feed=Feed(db),
+        public_url=public_url,
+        agents_url="https://127.0.0.1:1",
+    )
 
 
 @contextlib.asynccontextmanager
 async def serving(what, port=0):
     """The pages behind uvicorn on a free port; yields the address."""
-    app = Litestar([router(what)], openapi_config=None, debug=False)
-    config = uvicorn.Config(app, port=port, log_level="error", lifespan="off", timeout_graceful_shutdown=5, ws="none")
+    config = uvicorn.Config(
+        Litestar([router(what)], openapi_config=None, debug=False),
+        port=port,
+        log_level="error",
+        lifespan="off",
+        timeout_graceful_shutdown=5,
+        ws="none",
+    )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     try:
@@ -79,8 +97,6 @@ def enrol(c, name, labels, *, connected=True, facts=None):
     if connected is not None:
         hosts.heard(c, [name], connected=connected)
     if facts is not None:
-        import msgspec
-
         hosts.put_facts(c, name, facts.arch, msgspec.json.encode(facts).decode())
 
 
@@ -97,72 +113,45 @@ def grant(c, service, environment, labels, repository="team/hello"):
     )
 
 
-def begin(c, service, environment, commit, names, *, warnings=(), sequence=0, repository="team/hello"):
+def begin(c, service, environment, commit, names, *, warnings=(), repository="team/hello"):
+    """Draw up a rollout; it waits."""
+    identity = new_id()
     rollout = Rollout(
-        id=new_id(), service=service, environment=environment, repository=repository, branch="main", commit=commit,
-        file="waybill.yml", cause="push", actor="hook:1", state="waiting", created=stamp(), sequence=sequence,
+        id=identity, origin=identity, service=service, environment=environment, repository=repository, branch="main",
+        commit=commit, file="waybill.yml", cause="push", actor="hook:1", state="waiting", created=stamp(),
     )  # fmt: skip
-    rollouts.add_rollout(c, rollout, names)
-    outbox.record(
-        c,
-        RolloutCreated(
-            rollout=rollout.id, service=service, environment=environment, commit=commit, cause="push",
-            hosts=list(names), warnings=list(warnings),
-        ),
-        "hook:1",
-    )  # fmt: skip
+    advance.enqueue(c, rollout, list(names), list(warnings))
     return rollout
 
 
-def move(c, rollout, state, reason=""):
-    if state in ("done", "failed", "reverted", "cancelled"):
-        rollouts.finish(c, rollout.id, state, reason)
-        if state == "done":
-            rollouts.next_sequence(c, rollout.service, rollout.environment)
-            rollouts.set_good(c, rollout.service, rollout.environment, rollout.id)
-    else:
-        rollouts.update_rollout(c, rollout.id, state=state, reason=reason)
-    outbox.record(
-        c,
-        RolloutChanged(
-            rollout=rollout.id, service=rollout.service, environment=rollout.environment, commit=rollout.commit,
-            state=state, reason=reason,
-        ),
-        "waybill",
-    )  # fmt: skip
+def go_on(c, rollout):
+    """Have the rules move a rollout on; returns it as it is then."""
+    advance.advance(c, rollout.service, rollout.environment)
+    return rollouts.rollout(c, rollout.id)
 
 
-def say(c, host, rollout, state, *, reason="", evidence="", health="healthy", live=None, took=120):
-    """A host reports, as the server's own intake writes it down."""
-    sequence, commit = (
-        live if live is not None else ((rollout.sequence, rollout.commit) if state == "live" else (0, ""))
-    )
+def say(c, host, rollout, state, *, reason="", evidence="", health="healthy", took=120):
+    """A host reports on what it was told last; the server's own intake writes it down."""
+    told = rollouts.rollout(c, rollout.id)
+    before = hosts.report_of(c, host, told.service, told.environment)
+    good = rollouts.good(c, told.service, told.environment)
+    back = told.state == "reverting" and good
+    live = (told.sequence, rollouts.rollout(c, good).commit if back else told.commit)
+    if state != "live":
+        live = (before.live_sequence, before.live_commit) if before else (0, "")
     report = Report(
-        service=rollout.service, environment=rollout.environment, sequence=rollout.sequence, state=state, at=stamp(),
-        reason=reason, evidence=evidence, live_sequence=sequence, live_commit=commit, health=health, took=took,
+        service=told.service, environment=told.environment, sequence=told.sequence, state=state, at=stamp(),
+        reason=reason, evidence=evidence, live_sequence=live[0], live_commit=live[1], health=health, took=took,
     )  # fmt: skip
-    hosts.put_report(c, host, report)
-    rollouts.set_host_state(c, host, (rollout.service, rollout.environment), rollout.sequence, state, reason)
-    if state in ("live", "failed", "refused", "held"):
-        outbox.record(
-            c,
-            HostReported(
-                host=host, service=rollout.service, environment=rollout.environment, sequence=rollout.sequence,
-                state=state, commit=rollout.commit, reason=reason, evidence=evidence, took=took,
-            ),
-            f"host:{host}",
-        )  # fmt: skip
+    reported._keep(c, host, report)
 
 
-def deploy(c, service, environment, commit, names, sequence, **other):
-    """A whole rollout that went well."""
-    rollout = begin(c, service, environment, commit, names, sequence=sequence, **other)
-    move(c, rollout, "running")
-    rollouts.set_told(c, rollout.id, names, sequence)
+def deploy(c, service, environment, commit, names, **other):
+    """A whole rollout that goes well."""
+    rollout = go_on(c, begin(c, service, environment, commit, names, **other))
     for name in names:
         say(c, name, rollout, "live")
-    move(c, rollout, "done")
-    return rollout
+    return go_on(c, rollout)
 
 
 def refuse(c, **values):

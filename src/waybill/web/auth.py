@@ -1,6 +1,6 @@
-"""Who is asking: a token in ``Authorization: Bearer``, or in the cookie that the page's log-in sets.
+"""Who is asking: a token in ``Authorization: Bearer``, or for reading the session that the page's log-in opened.
 
-The cookie counts for a request that changes something only when the browser says that it comes from this very site.
+The session's cookie counts for nothing that changes something; the pages have their own forms for that.
 An address that keeps sending wrong tokens is made to wait; one that sent a right one lately is not, so that a crowd
 behind one proxy cannot be locked out.
 """
@@ -11,7 +11,6 @@ import hashlib
 import time
 from collections import OrderedDict
 from typing import Any
-from urllib.parse import urlsplit
 
 from litestar.connection import ASGIConnection
 from litestar.handlers.base import BaseRouteHandler
@@ -22,9 +21,9 @@ from waybill.deploy import access
 from waybill.deploy.access import Right, Token
 from waybill.deploy.store import access as store
 from waybill.web.context import Context
+from waybill.web.pages.session import Sessions
 from waybill.web.problems import TooManyError
 
-COOKIE = "waybill_token"
 WINDOW = 60.0
 FAILURES = 20
 """Wrong tokens that one address may send in ``WINDOW`` seconds."""
@@ -74,7 +73,7 @@ class Door:
 
     def __init__(self, context: Context) -> None:
         self._db = context.db
-        self._origin = context.public_url
+        self._sessions = Sessions(context.db, context.keys, context.public_url)
         self._attempts = Attempts()
 
     async def vouch(self, text: str, address: str) -> Token:
@@ -103,20 +102,9 @@ class Door:
             if scheme.lower() != "bearer":
                 raise UnauthenticatedError(f"the scheme {scheme[:20]!r} is not known.", "Send Authorization: Bearer.")
             return await self.vouch(text, address)
-        cookie = connection.cookies.get(COOKIE)
-        if cookie is None:
-            return None
-        if connection.scope["method"] not in SAFE and not self.same_site(connection):  # type: ignore[typeddict-item]
-            raise ForbiddenError("this request comes from another site.", "Use the page of this very server.")
-        return await self.vouch(cookie, address)
-
-    def same_site(self, connection: ASGIConnection[Any, Any, Any, Any]) -> bool:
-        """Whether a browser says that a request comes from our own page (Fetch Metadata, else Origin)."""
-        site = connection.headers.get("sec-fetch-site")
-        if site is not None:
-            return site == "same-origin"
-        origin = urlsplit(connection.headers.get("origin", ""))
-        return bool(origin.netloc) and origin.netloc in (connection.headers.get("host"), urlsplit(self._origin).netloc)
+        if connection.scope["method"] in SAFE:  # type: ignore[typeddict-item]
+            return await self._sessions.session_token(connection)
+        return None
 
     @property
     def guard(self) -> Guard:

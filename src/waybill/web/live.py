@@ -27,6 +27,8 @@ Key = TypeVar("Key")
 
 PAUSE = 0.2
 """Seconds between two pushes at least."""
+REST = 4.0
+"""How much longer than a read takes the next one is put off, so that watching a large fleet leaves room for the rest."""
 TICK = 3.0
 """Seconds after which the state is read again without an event: a host may have gone silent."""
 PING = 15.0
@@ -161,6 +163,7 @@ class Live(Generic[Key]):
         while self._watched and not self._stopping.is_set():
             self._bell.clear()
             keys = frozenset(self._watched)
+            began = time.monotonic()
             try:
                 look, digests = await self._db.read(lambda connection, keys=keys: self._take(connection, keys))  # type: ignore[misc]
             except Exception as error:  # noqa: BLE001 - a page that cannot be read now is read again, streams stay open
@@ -171,7 +174,7 @@ class Live(Generic[Key]):
             self._look, self._digests = look, digests
             turn, self._turn = self._turn, asyncio.Event()
             turn.set()
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(max(PAUSE, REST * (time.monotonic() - began)))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK):
                     await self._bell.wait()

@@ -78,13 +78,15 @@ def rollout_page(snapshot: Snapshot, rollout: Rollout) -> RolloutPage:
     """One rollout with its hosts and what happened, in order."""
     _, events = snapshot.about.get(rollout.key, ([], []))
     shown = progress(snapshot, rollout)
-    sequences = {member.sequence for member, _ in shown.hosts if member.sequence} | {rollout.sequence or -1}
-    mine = [event for event in reversed(events) if _belongs(event, rollout, sequences)]
-    last = {event.body.host: event.body for event in mine if isinstance(event.body, HostReported)}
+    mine = [event for event in reversed(events) if _belongs(event, rollout)]
+    said: dict[str, list[HostReported]] = {}
+    for event in mine:
+        if isinstance(event.body, HostReported):
+            said.setdefault(event.body.host, []).append(event.body)
     created = [event.body for event in mine if isinstance(event.body, RolloutCreated)]
     return RolloutPage(
         progress=shown,
-        outcomes=[_outcome(member, badge, last.get(member.host)) for member, badge in shown.hosts],
+        outcomes=[_outcome(member, badge, said.get(member.host, [])) for member, badge in shown.hosts],
         moments=[
             Moment(event=event, badge=timeline_badge(event), after=apart(event.at, rollout.created) or 0)
             for event in mine
@@ -94,20 +96,23 @@ def rollout_page(snapshot: Snapshot, rollout: Rollout) -> RolloutPage:
     )
 
 
-def _belongs(event: Event, rollout: Rollout, sequences: set[int]) -> bool:
+def _belongs(event: Event, rollout: Rollout) -> bool:
+    """Whether an event is part of a rollout; going back has its own sequence, and late hosts report after the end."""
     body = event.body
     if isinstance(body, HostReported):
-        return body.sequence in sequences
+        during = bool(rollout.started) and rollout.started <= event.at and not event.at > (rollout.finished or event.at)
+        return during or body.sequence == rollout.sequence
     return getattr(body, "rollout", "") == rollout.id
 
 
-def _outcome(member: RolloutHost, badge: Badge, said: HostReported | None) -> Outcome:
+def _outcome(member: RolloutHost, badge: Badge, said: list[HostReported]) -> Outcome:
+    trouble = next((body for body in reversed(said) if body.reason or body.evidence), None)
     return Outcome(
         member=member,
         badge=badge,
-        took=said.took if said else None,
-        reason=member.reason or (said.reason if said else ""),
-        evidence=said.evidence if said else "",
+        took=said[-1].took if said else None,
+        reason=member.reason or (trouble.reason if trouble else ""),
+        evidence=trouble.evidence if trouble else "",
     )
 
 

@@ -7,7 +7,6 @@ invisible characters) is spelled out as its code point first, in the one place t
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,9 +29,6 @@ from waybill.web.pages.words import Badge
 HERE = Path(__file__).resolve().parent.parent
 SHORT = 15
 """Rows that the overview shows of a long list."""
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff\ufff0-\ufffb\U000e0000-\U000e0fff\ud800-\udfff]"
-)
 PAGES = {"overview": "Overview", "hosts": "Hosts", "rollouts": "Rollouts", "timeline": "Timeline"}
 ADDRESSES = {"overview": "/", "hosts": "/hosts", "rollouts": "/rollouts", "timeline": "/timeline"}
 
@@ -53,9 +49,9 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
 
 def inert(value: Any) -> Any:
     """A text with its control, bidirectional and invisible characters spelled out; other values as they are."""
-    if isinstance(value, str) and not isinstance(value, Markup):
-        return _HIDDEN.sub(lambda match: f"⟨U+{ord(match.group()):04X}⟩", value)
-    return value
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
+        return value
+    return "".join(char if char.isprintable() or char in "\n\t" else f"⟨U+{ord(char):04X}⟩" for char in value)
 
 
 def link(kind: str, *parts: str) -> str:

@@ -13,35 +13,33 @@ from litestar.datastructures import Cookie
 from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException
 from litestar.handlers import BaseRouteHandler
-from litestar.middleware.rate_limit import RateLimitConfig
 from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Redirect, ServerSentEvent
 
 from waybill.core.errors import InvalidInputError, NotFoundError, UnauthenticatedError, WaybillError
 from waybill.deploy import access
 from waybill.deploy.access import Token
-from waybill.deploy.store import access as access_store
 from waybill.deploy.store import hosts as host_store
 from waybill.deploy.store import rollouts as rollout_store
 from waybill.events import outbox
 from waybill.infra.db import Connection
 from waybill.infra.logs import log
+from waybill.web.auth import Door
+from waybill.web.context import Context
 from waybill.web.live import Live, Look
 from waybill.web.pages import render
 from waybill.web.pages.details import PER_PAGE
-from waybill.web.pages.needs import Needs
 from waybill.web.pages.render import PAGES, Shown, link
 from waybill.web.pages.session import Asking, Session, Sessions, good
 from waybill.web.pages.snapshot import RECENT, Snapshot, View, load
 from waybill.web.pages.visible import narrow
+from waybill.web.problems import TooManyError
 
 Asked = Request[Any, Any, Any]
 Key = tuple[View, Token]
 """A view and the scope of a token: its rights without its id and name."""
 
 FORM_LIMIT = 16 * 1024
-LOGINS = 20
-"""Log-ins that one address may try in a minute."""
 _SAFE_NEXT = re.compile(r"/(?![/\\])[!-~]{0,400}")
 
 HEADERS = {
@@ -62,11 +60,12 @@ HEADERS = {
 class Pages:
     """What the handlers work with; one of it for each server."""
 
-    def __init__(self, needs: Needs) -> None:
-        self.needs = needs
-        self.sessions = Sessions(needs.db, needs.keys, needs.public_url)
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.sessions = Sessions(context.db, context.keys, context.public_url)
+        self.door = Door(context)
         self.live: Live[Key] = Live(
-            needs.db, [outbox.EVENTS, host_store.TOLD, host_store.REPORTED], look, needs.stopping
+            context.db, [outbox.EVENTS, host_store.TOLD, host_store.REPORTED], look, context.stopping
         )
         self.assets = render.assets()
         self.headers = dict(HEADERS)
@@ -88,7 +87,7 @@ class Pages:
             snapshot = load(connection, [view])
             return snapshot, render.show(snapshot, session.token, view)
 
-        snapshot, shown = await self.needs.db.read(read)
+        snapshot, shown = await self.context.db.read(read)
         return self.whole(snapshot, shown, view, session, heading, **more)
 
     def whole(
@@ -168,7 +167,7 @@ async def hosts(session: Who, pages: Site, page: Annotated[int, QueryParameter(g
         return snapshot, render.show(snapshot, session.token, view), known
 
     view = View("hosts", str(page))
-    snapshot, shown, known = await pages.needs.db.read(read)
+    snapshot, shown, known = await pages.context.db.read(read)
     links = {
         "newer": f"/hosts?page={page - 1}" if page > 1 else "",
         "older": f"/hosts?page={page + 1}" if known > page * PER_PAGE else "",
@@ -192,7 +191,7 @@ async def rollout(session: Who, pages: Site, identity: FromPath[str]) -> Respons
         snapshot = load(connection, [view])
         return snapshot, render.show(snapshot, session.token, view)
 
-    snapshot, shown = await pages.needs.db.read(read)
+    snapshot, shown = await pages.context.db.read(read)
     named = snapshot.named.get(view.about)
     heading = (named.service, named.environment, named.commit[:12]) if named and shown.found else ("Nothing here",)
     return pages.whole(snapshot, shown, view, session, heading)
@@ -219,7 +218,7 @@ async def timeline(
             snapshot = msgspec.structs.replace(snapshot, events=events)
         return snapshot, render.show(snapshot, session.token, view)
 
-    snapshot, shown = await pages.needs.db.read(read)
+    snapshot, shown = await pages.context.db.read(read)
     full = len(snapshot.events) == RECENT
     links: dict[str, Any] = {
         "newer": "/timeline" if before else "",
@@ -257,16 +256,15 @@ async def ask(request: Asked, pages: Site, next: FromQuery[str] = "/") -> Respon
     return _login(pages, next)
 
 
-@post("/login", middleware=[RateLimitConfig(rate_limit=("minute", LOGINS), set_rate_limit_headers=False).middleware])
+@post("/login")
 async def login(request: Asked, pages: Site) -> Response[Any]:
     """Exchange a token for a session."""
     form = await request.form()
     text, back = str(form.get("token", ""))[:300], str(form.get("next", "/"))
+    address = request.client.host if request.client else "?"
     try:
-        identity, secret = access.split(text)
-        found = await pages.needs.db.read(lambda connection: access_store.token_and_hash(connection, identity))
-        token = access.vouch(found, secret)
-    except UnauthenticatedError as error:
+        token = await pages.door.vouch(text, address)
+    except (UnauthenticatedError, TooManyError) as error:
         return _login(pages, back, error)
     return pages.go(_inside(back), [pages.sessions.open(token)])
 
@@ -283,7 +281,7 @@ async def deploy(request: Asked, session: Who, pages: Site) -> Response[Any]:
     form = await request.form()
     service, place, ref = (_field(form, name) for name in ("service", "environment", "ref"))
     access.require(session.token, "deploy", service, place)
-    begun = await pages.needs.deployments.deploy(service, place, ref, session.token.actor)
+    begun = await pages.context.deployments.deploy(service, place, ref, session.token.actor)
     return pages.go(link("rollouts", begun.id))
 
 
@@ -294,7 +292,7 @@ async def rollback(request: Asked, session: Who, pages: Site) -> Response[Any]:
     service, place = (_field(form, name) for name in ("service", "environment"))
     access.require(session.token, "deploy", service, place)
     to = str(form.get("to", ""))[:40]
-    begun = await pages.needs.deployments.rollback(service, place, to, session.token.actor)
+    begun = await pages.context.deployments.rollback(service, place, to, session.token.actor)
     return pages.go(link("rollouts", begun.id))
 
 
@@ -303,12 +301,12 @@ async def cancel(request: Asked, session: Who, pages: Site) -> Response[Any]:
     """Stop a rollout."""
     form = await request.form()
     identity = _field(form, "rollout")
-    meant = await pages.needs.db.read(lambda connection: rollout_store.rollout(connection, identity))
+    meant = await pages.context.db.read(lambda connection: rollout_store.rollout(connection, identity))
     if not access.sees(session.token, meant.service, meant.environment):
         raise NotFoundError(f"no rollout has the id {identity!r}.")
     access.require(session.token, "deploy", meant.service, meant.environment)
     reason = str(form.get("reason", "")).strip()[:200]
-    stopped = await pages.needs.deployments.cancel(meant.id, session.token.actor, reason)
+    stopped = await pages.context.deployments.cancel(meant.id, session.token.actor, reason)
     return pages.go(link("rollouts", stopped.id))
 
 
@@ -323,13 +321,13 @@ async def asset(pages: Site, name: FromPath[str]) -> Response[bytes]:
     return Response(content, media_type=kind, headers=headers)
 
 
-def router(needs: Needs) -> Router:
+def pages_router(context: Context) -> Router:
     """All pages.
 
     Args:
-        needs: The server's context.
+        context: The server's.
     """
-    pages = Pages(needs)
+    pages = Pages(context)
 
     async def same_site(request: Asking, _handler: BaseRouteHandler) -> None:
         if request.scope["method"] not in ("GET", "HEAD"):  # type: ignore[typeddict-item]
