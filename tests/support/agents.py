@@ -57,6 +57,7 @@ class Repository:
         self.path = path
         self.port = port
         self.starts = starts
+        self.python = sys.executable
         path.mkdir(parents=True)
         git("init", "-q", "-b", "main", cwd=path)
 
@@ -71,7 +72,7 @@ service: hello
     hosts: {{role: web}}
 {variables}    run:
       driver: process
-      command: [{sys.executable}, app.py]
+      command: [{self.python}, app.py]
       port: {self.port}
       drain: 1s{env}
     health: {{path: /, within: 3s}}

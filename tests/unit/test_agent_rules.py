@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waybill.agent import rules
-from waybill.agent.state import Attempt, Live, Placed, Told
+from waybill.agent.state import Attempt, Home, Live, Placed, Told
+from waybill.core.errors import InvalidInputError
 from waybill.drivers.model import Release
 from waybill.trust import manifest as manifests
 from waybill.trust.manifest import Manifest
@@ -220,3 +221,30 @@ def test_refusals_are_sentences():
     new = Desired(revision=9, rollout="x", manifest=manifests.encode(manifest(6)).decode())
     assert "own list allows api/*" in rules.heed(known, new, "s", ["api/*"], AT).refusal.reason
     assert rules.heed(heard, msgspec.structs.replace(new, revision=10), "s", ["hello/*"], AT).refusal is None
+
+
+@given(
+    st.text(max_size=80)
+    | st.builds(
+        lambda **values: manifests.encode(Manifest(**values)).decode(),
+        service=st.text(st.characters(exclude_categories=["Cs"]), max_size=10),
+        environment=st.sampled_from(["production", "..", "", "a/b", "\0"]),
+        repository=st.just("team/hello"),
+        commit=st.sampled_from(["a" * 40, "a" * 64, "../../../../etc", "", "A" * 40, "HEAD"]),
+        file=st.just("waybill.yml"),
+        sequence=st.integers(-3, 3),
+        issued=st.just(AT),
+        build=st.sampled_from([None, "sha256:" + "0" * 64, "sha256:../..", ""]),
+    )
+)
+def test_whatever_a_server_sends_is_taken_or_refused_with_a_sentence(tmp_path_factory, text):
+    home = Home(tmp_path_factory.getbasetemp() / "never-written")
+    message = Desired(revision=1, rollout="r", manifest=text)
+    try:
+        folder = home.service(*rules.subject(message))
+        heard = rules.heed(folder.told(), message, "s", ["*"], AT)
+    except InvalidInputError as error:
+        assert error.reason
+        return
+    assert folder.path.parent == home.root / "services"
+    assert heard.wanted().commit in ("a" * 40, "a" * 64) and heard.highest > 0

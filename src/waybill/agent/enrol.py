@@ -75,22 +75,23 @@ def write_token(token: Token) -> str:
 
 def make_identity(name: str) -> Identity:
     """Fresh keys of a host."""
-    import pyrage  # type: ignore[import-untyped]
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
+    from waybill.vault import identity
+
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-    age = pyrage.x25519.Identity.generate()
+    age = identity.new()
     return Identity(
         key=key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ).decode(),
         csr=csr.public_bytes(serialization.Encoding.PEM).decode(),
-        age=str(age),
-        recipient=str(age.to_public()),
+        age=identity.write((age,), f"this host: {name}"),
+        recipient=age.recipient,
     )
 
 
@@ -141,7 +142,7 @@ def store(home: Home, enrolled: Enrolled, identity: Identity, allow: tuple[str, 
         ("host.key", identity.key),
         ("host.crt", enrolled.certificate),
         ("ca.crt", enrolled.ca),
-        ("age.key", identity.age + "\n"),
+        ("age.key", identity.age),
         ("age.pub", identity.recipient + "\n"),
     ):
         write(home.keys / name, content, 0o600)

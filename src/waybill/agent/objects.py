@@ -21,9 +21,9 @@ from typing import IO
 import msgspec
 
 from waybill.agent.programs import Account, run
+from waybill.agent.rules import COMMIT
 from waybill.core.errors import InvalidInputError, NotFoundError, TooLargeError, WaybillError
 
-COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 FILE_LIMIT = 4 * 1024 * 1024
 UNPACKER = str(Path(__file__).with_name("unpack.py"))
 CONFIGURATION = {
@@ -94,6 +94,7 @@ class Store:
                 )
                 await self._git("rev-list", "--objects", "--quiet", f"{commit}^{{commit}}", hint=hint)
             except BaseException:
+                self._sweep()
                 self._forget(commit)
                 raise
             await self._git("update-ref", f"refs/waybill/{commit}", commit)
@@ -187,9 +188,13 @@ class Store:
             await self._git(
                 "init", "--bare", "-q", f"--object-format={kind}", "--template=", str(self.path), plain=True
             )
+        self._sweep()
+        self._grafts({commit} | self._grafted())
+
+    def _sweep(self) -> None:
+        """Delete what an index-pack that was cut off left behind."""
         for left in (self.path / "objects/pack").glob("tmp_*"):
             left.unlink(missing_ok=True)
-        self._grafts({commit} | self._grafted())
 
     def _grafted(self) -> set[str]:
         with contextlib.suppress(FileNotFoundError):
@@ -238,8 +243,9 @@ async def unpack(
     if user:
         os.chown(folder, user.uid, user.gid)
     try:
-        argv = [sys.executable, "-I", "-S", UNPACKER, kind, str(folder), str(limit), *extras]
-        await run(argv, user=user, stdin=source, cwd=str(folder))
+        who = f"{user.uid}:{user.gid}" if user else "-"
+        argv = [sys.executable, "-I", "-S", UNPACKER, kind, str(folder), str(limit), who, *extras]
+        await run(argv, stdin=source, cwd=str(folder), title="")
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -24,11 +24,11 @@ from waybill.agent.objects import Store, unpack
 from waybill.agent.programs import Account, account, run
 from waybill.agent.state import Attempt, Folder, Home, Placed, Told, sync_folder
 from waybill.core import canonical, clock
-from waybill.core.errors import ConflictError, InvalidInputError, WaybillError
+from waybill.core.errors import InvalidInputError, WaybillError
 from waybill.core.plugins import Plugins
 from waybill.deploy.servicefile import Environment, ServiceFile
+from waybill.drivers import redirect
 from waybill.drivers.model import Driver, Release
-from waybill.drivers.redirect import SLOTS
 from waybill.trust.manifest import Manifest
 
 KEEP = 5
@@ -133,7 +133,7 @@ class Placer:
             },
             secrets=str(secrets_file(self._home, folder, attempt.release)) if environment.variables else None,
             port=environment.run.port,
-            slot=free_port(self._taken()) if driver.traffic == "redirect" and environment.run.port else 0,
+            slot=free_slot(self._taken()) if driver.traffic == "redirect" and environment.run.port else 0,
             health=environment.health,
             drain=environment.run.drain,
             address=self._home.config().address,
@@ -170,7 +170,7 @@ class Placer:
                 root=str(target / inner),
                 environment=release.environment | {"WAYBILL_RELEASE": attempt.release},
                 secrets=str(secrets_file(self._home, folder, attempt.release)) if release.secrets else None,
-                slot=free_port(self._taken()) if release.slot else 0,
+                slot=free_slot(self._taken()) if release.slot else 0,
             ),
         )
 
@@ -250,15 +250,15 @@ def secrets_file(home: Home, folder: Folder, release: str) -> Path:
     return base / f"{folder.path.name}.{release}.env"
 
 
-def free_port(taken: Collection[int]) -> int:
-    """A loopback port that nobody listens on."""
-    for port in SLOTS:
-        if port in taken:
-            continue
+def free_slot(taken: Collection[int]) -> int:
+    """A loopback port for a version of its own, that no version has and nobody listens on."""
+    used = set(taken)
+    while True:
+        slot = redirect.allocate(used, max(used, default=0))
         with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise ConflictError(f"no slot between {SLOTS[0]} and {SLOTS[-1]} is free.")
+            probe.bind(("127.0.0.1", slot))
+            return slot
+        used.add(slot)
 
 
 def prune(folder: Folder, keep: Collection[str]) -> None:

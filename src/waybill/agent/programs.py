@@ -61,6 +61,7 @@ async def run(
     environment: Mapping[str, str] | None = None,
     cwd: str = "/",
     timeout: float = 600.0,  # noqa: ASYNC109 - ends the program, not only the wait
+    title: str | None = None,
     hint: str = "",
 ) -> bytes:
     """What a program wrote, once it has ended well.
@@ -73,6 +74,7 @@ async def run(
         environment: In addition to the bare one.
         cwd: Its working directory.
         timeout: Seconds it may take.
+        title: What failed, for the sentence; empty where its own last line is the sentence.
         hint: What to do when it fails.
 
     Raises:
@@ -110,7 +112,8 @@ async def run(
         raise fed
     if status != 0:
         lines = complaint.decode(errors="replace").strip().splitlines() or [f"status {status}"]
-        raise WaybillError(f"{_title(argv)} failed: {lines[-1]}", hint)
+        name = _title(argv) if title is None else title
+        raise WaybillError(f"{name} failed: {lines[-1]}" if name else lines[-1], hint)
     return output
 
 

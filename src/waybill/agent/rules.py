@@ -8,6 +8,7 @@ anew from what is on disk. Absence is never an instruction: without a message no
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -17,6 +18,10 @@ from waybill.agent.state import Attempt, Live, Refusal, Stage, Told
 from waybill.core.errors import InvalidInputError
 from waybill.trust import manifest as manifests
 from waybill.wire.agent import Abandon, Desired, Remove, State
+
+
+COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 class Rest(msgspec.Struct, frozen=True):
@@ -128,8 +133,13 @@ def subject(message: Desired | Abandon | Remove) -> tuple[str, str]:
     """
     if isinstance(message, Desired):
         manifest = manifests.decode(message.manifest)
-        if not isinstance(manifest.sequence, int) or manifest.sequence < 1:
+        if manifest.sequence < 1:
             raise InvalidInputError(f"the manifest of {manifest.key} has sequence {manifest.sequence}.")
+        if not COMMIT.fullmatch(manifest.commit):
+            raise InvalidInputError(f"the manifest of {manifest.key} names no commit: {manifest.commit[:80]!r}.")
+        for name, value in (("build", manifest.build), ("locked file", manifest.locked)):
+            if value is not None and not DIGEST.fullmatch(value):
+                raise InvalidInputError(f"the manifest of {manifest.key} has a {name} of no digest: {value[:80]!r}.")
         return manifest.service, manifest.environment
     return message.service, message.environment
 

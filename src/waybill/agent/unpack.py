@@ -1,7 +1,7 @@
 """Writes a release into a fresh folder, from git objects or from a packed build; runs alone, as the service's user.
 
-The agent starts this file by its path (``python -I -S unpack.py tree|tar FOLDER LIMIT``), never imports it, so that it
-starts in milliseconds, holds no key, and can be killed. Nothing is ever written outside of FOLDER: names are
+The agent starts this file by its path (``python -I -S unpack.py tree|tar FOLDER LIMIT WHO``), never imports it, so
+that it starts in milliseconds, holds no key, and can be killed. Nothing is ever written outside of FOLDER: names are
 checked part by part, files are created anew (``O_EXCL | O_NOFOLLOW``) below opened folders that are no links, and
 links that leave FOLDER are refused. Files come out read-only.
 
@@ -15,9 +15,12 @@ links that leave FOLDER are refused. Files come out read-only.
 
 from __future__ import annotations
 
+# All modules come before the change of account, which may not be allowed to look where Python lies.
+import ctypes
 import os
 import sys
 import tarfile
+import zlib
 from typing import IO
 
 POINTER = b"version https://git-lfs.github.com/spec/"
@@ -158,8 +161,6 @@ def from_tar(writer: Writer, source: IO[bytes]) -> None:
 
 def sync(root: str) -> None:
     """Make all that was written durable, in one call for the whole file system where there is one."""
-    import ctypes
-
     handle = os.open(root, os.O_RDONLY)
     try:
         if ctypes.CDLL(None, use_errno=True).syncfs(handle) != 0:
@@ -168,8 +169,21 @@ def sync(root: str) -> None:
         os.close(handle)
 
 
-def main(kind: str, root: str, limit: str, *extras: str) -> int:
+def become(who: str) -> None:
+    """Be this ``UID:GID`` for good, before anything is read; ``-`` stays who it is.
+
+    It is done here and not by whoever starts it, since Python itself may lie where that account cannot look.
+    """
+    if who != "-":
+        uid, gid = map(int, who.split(":"))
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+
+
+def main(kind: str, root: str, limit: str, who: str, *extras: str) -> int:
     """Fill the folder; ``extras`` are NAME=CONTENT files and NAME@TARGET links of the agent's own."""
+    become(who)
     os.umask(0o022)
     writer = Writer(root, int(limit))
     try:
@@ -193,7 +207,7 @@ def main(kind: str, root: str, limit: str, *extras: str) -> int:
     except OSError as error:
         print(f"{error.strerror}: {error.filename or root}", file=sys.stderr)
         return 74
-    except (tarfile.TarError, EOFError, ValueError, UnicodeError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, ValueError) as error:
         print(f"the packed content is damaged: {error}", file=sys.stderr)
         return 65
     return 0
