@@ -19,7 +19,6 @@ from waybill.core.errors import InvalidInputError
 from waybill.trust import manifest as manifests
 from waybill.wire.agent import Abandon, Desired, Remove, State
 
-
 COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
