@@ -1,7 +1,9 @@
 """The server's mirrors of repositories: bare, fetched from the forge, read by commit.
 
-git is run as a program, with a configuration of our own and nobody else's: no hooks, no prompts, no credential
-helpers, objects checked on arrival. A credential reaches it by its environment or a key file, never by an argument.
+Fetching and packing run git as a program, with a configuration of our own and nobody else's: no hooks, no prompts, no
+credential helpers, objects checked on arrival. A credential reaches it by its environment or a key file, never by an
+argument. What was fetched is read in this process with libgit2, since a push reads a dozen times and a program each
+time would be most of what a deployment takes.
 """
 
 from __future__ import annotations
@@ -12,13 +14,17 @@ import hashlib
 import os
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+import pygit2
 
 from waybill.core.errors import InvalidInputError, NotFoundError, TooLargeError, UnavailableError
 from waybill.deploy.model import Repository
 from waybill.infra.keys import Keys
 
+T = TypeVar("T")
 TIMEOUT = 120.0
 BLOB_LIMIT = 16 * 1024**2
 _CONFIG = """\
@@ -84,8 +90,7 @@ class Mirrors:
         heads = "+refs/heads/*:refs/heads/*"
         command = ["fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--force"]
         await self._git([*command, check_address(repository.url), heads], mirror, repository.name)
-        listing = await self._git(["for-each-ref", "--format=%(objectname) %(refname:strip=2)", "refs/heads"], mirror)
-        return {branch: commit for commit, _, branch in (line.partition(" ") for line in _lines(listing))}
+        return await self._read(repository.name, _heads)
 
     async def remote_heads(self, repository: Repository) -> dict[str, str]:
         """Branch → commit as the repository itself says, without fetching."""
@@ -97,8 +102,11 @@ class Mirrors:
 
     async def files(self, repository: str, commit: str) -> list[str]:
         """Paths of all files of a commit."""
-        listing = await self._git(["ls-tree", "-r", "-z", "--name-only", _commit(commit)], self._path(repository))
-        return [path for path in listing.decode(errors="replace").split("\0") if path]
+
+        def walk(opened: pygit2.Repository) -> list[str]:
+            return list(_walk(_tree(opened, commit), ""))
+
+        return await self._read(repository, walk)
 
     async def blob(self, repository: str, commit: str, path: str) -> bytes:
         """A file of a commit.
@@ -107,46 +115,58 @@ class Mirrors:
             NotFoundError: The commit has no such file.
             TooLargeError: It is over 16 MiB.
         """
-        mirror = self._path(repository)
-        name = f"{_commit(commit)}:{path}"
-        try:
-            size = int(await self._git(["cat-file", "-s", name], mirror))
-            if size > BLOB_LIMIT:
-                raise TooLargeError(f"{path} at {commit[:12]} has {size} bytes; 16 MiB are allowed.")
-            return await self._git(["cat-file", "blob", name], mirror)
-        except UnavailableError as error:
-            raise NotFoundError(f"{repository} has no {path} at {commit[:12]}.") from error
+
+        def read(opened: pygit2.Repository) -> bytes:
+            try:
+                found = _tree(opened, commit)[path]
+            except (KeyError, ValueError):
+                found = None
+            if not isinstance(found, pygit2.Blob):
+                raise NotFoundError(f"{repository} has no file {path} at {commit[:12]}.")
+            if found.size > BLOB_LIMIT:
+                raise TooLargeError(f"{path} at {commit[:12]} has {found.size} bytes; 16 MiB are allowed.")
+            return found.data
+
+        return await self._read(repository, read)
 
     async def changed(self, repository: str, before: str, after: str) -> list[str] | None:
         """Paths that differ between two commits; None when that cannot be told, since ``before`` is gone."""
+
+        def compare(opened: pygit2.Repository) -> list[str]:
+            deltas = _tree(opened, before).diff_to_tree(_tree(opened, after)).deltas
+            return sorted({path for delta in deltas for path in (delta.old_file.path, delta.new_file.path)})
+
         try:
-            command = ["diff-tree", "-r", "-z", "--name-only", "--no-renames", _commit(before), _commit(after)]
-            listing = await self._git(command, self._path(repository))
-        except (UnavailableError, InvalidInputError):
+            return await self._read(repository, compare)
+        except NotFoundError:
             return None
-        return [path for path in listing.decode(errors="replace").split("\0") if path]
 
     async def descends(self, repository: str, ancestor: str, commit: str) -> bool:
-        """Whether ``commit`` builds on ``ancestor``; False after a forced push."""
+        """Whether ``commit`` builds on ``ancestor`` or is it; False after a forced push."""
+
+        def look(opened: pygit2.Repository) -> bool:
+            _tree(opened, ancestor)
+            return ancestor == commit or opened.descendant_of(_commit(commit), ancestor)
+
         try:
-            await self._git(["merge-base", "--is-ancestor", ancestor, commit], self._path(repository))
-        except UnavailableError:
+            return await self._read(repository, look)
+        except NotFoundError:
             return False
-        return True
 
     async def resolve(self, repository: str, ref: str) -> str:
         """The full id of a branch head or (abbreviated) commit."""
         if not re.fullmatch(r"[\w][\w./-]{0,300}", ref) or ".." in ref:
             raise InvalidInputError(f"{ref!r} is no branch or commit.")
-        for name in (f"refs/heads/{ref}", ref):
-            try:
-                found = await self._git(
-                    ["rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"], self._path(repository)
-                )
-            except UnavailableError:
-                continue
-            return found.decode().strip()
-        raise NotFoundError(f"{repository} has no branch or commit {ref!r} in the mirror.", "Was it pushed?")
+
+        def look(opened: pygit2.Repository) -> str:
+            for name in (f"refs/heads/{ref}", ref):
+                try:
+                    return str(opened.revparse_single(name).peel(pygit2.Commit).id)
+                except (KeyError, ValueError, pygit2.GitError):
+                    continue
+            raise NotFoundError(f"{repository} has no branch or commit {ref!r} in the mirror.", "Was it pushed?")
+
+        return await self._read(repository, look)
 
     async def pack(self, repository: str, commit: str) -> Path:
         """A pack of exactly one commit: itself, its trees and its files; made once, then served as it is."""
@@ -177,6 +197,21 @@ class Mirrors:
 
     def _path(self, repository: str) -> Path:
         return self._folder / f"{_identity(repository)}.git"
+
+    async def _read(self, repository: str, function: Callable[[pygit2.Repository], T]) -> T:
+        """Read a mirror in a thread; opened anew each time, since a fetch may have added packs."""
+
+        def run() -> T:
+            try:
+                opened = pygit2.Repository(str(self._path(repository)), pygit2.enums.RepositoryOpenFlag.BARE)
+            except pygit2.GitError as error:
+                raise NotFoundError(f"there is no mirror of {repository} yet.", "Was the repository added?") from error
+            try:
+                return function(opened)
+            finally:
+                opened.free()
+
+        return await asyncio.to_thread(run)
 
     async def _mirror(self, repository: str) -> Path:
         path = self._path(repository)
@@ -278,6 +313,26 @@ def _commit(text: str) -> str:
     if not _COMMIT.fullmatch(text):
         raise InvalidInputError(f"{text!r} is no full commit id.")
     return text
+
+
+def _heads(opened: pygit2.Repository) -> dict[str, str]:
+    names = [name for name in opened.references if name.startswith("refs/heads/")]
+    return {name.removeprefix("refs/heads/"): str(opened.references[name].resolve().target) for name in names}
+
+
+def _tree(opened: pygit2.Repository, commit: str) -> pygit2.Tree:
+    try:
+        return opened[_commit(commit)].peel(pygit2.Tree)
+    except (KeyError, ValueError, pygit2.GitError) as error:
+        raise NotFoundError(f"the commit {commit[:12]} is gone.", "Was it removed by a forced push?") from error
+
+
+def _walk(tree: pygit2.Tree, folder: str) -> Iterator[str]:
+    for entry in tree:
+        if isinstance(entry, pygit2.Tree):
+            yield from _walk(entry, f"{folder}{entry.name}/")
+        elif isinstance(entry, pygit2.Blob):
+            yield f"{folder}{entry.name}"
 
 
 def _lines(output: bytes) -> list[str]:
