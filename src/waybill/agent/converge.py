@@ -391,11 +391,22 @@ class Service:
         if not placed.release.secrets:
             return {}
         if placed.release.id not in self._opened:
-            store = self._placer.store(placed.manifest.repository)
-            opened = await variables.unlock(self._home, store, placed)
+            opened = self._already_open(placed)
+            if opened is None:
+                opened = await variables.unlock(self._home, self._placer.store(placed.manifest.repository), placed)
             variables.put(Path(placed.release.secrets), opened.file)
             self._opened = {placed.release.id: opened.values}
         return self._opened[placed.release.id]
+
+    def _already_open(self, placed: Placed) -> variables.Opened | None:
+        """The variables, where what serves now was opened from the very same locked file with the same key."""
+        live = self.folder.live()
+        if live is None or not live.placed.release.secrets or live.placed.release.id == placed.release.id:
+            return None
+        old = live.placed
+        if (old.manifest.locked, old.sealed, old.variables) != (placed.manifest.locked, placed.sealed, placed.variables):
+            return None
+        return variables.kept(Path(live.placed.release.secrets))
 
     async def _functions(self, placed: Placed, when: Literal["before", "after", "failed"], *, once: bool) -> list[str]:
         store = self._placer.store(placed.manifest.repository)

@@ -107,14 +107,16 @@ class Store:
         """
         if path.startswith("/") or any(part in ("", ".", "..") for part in path.split("/")):
             raise InvalidInputError(f"{path!r} is no path inside a commit.")
-        name = f"{_checked(commit)}:{path}"
-        try:
-            size = int(await self._git("cat-file", "-s", name))
-        except WaybillError:
-            raise NotFoundError(f"commit {commit[:12]} of {self.repository} has no file {path}.") from None
-        if size > limit:
-            raise TooLargeError(f"{path} of commit {commit[:12]} has {size} bytes, more than {limit}.")
-        return await self._git("cat-file", "blob", name)
+        if "\n" in path:
+            raise InvalidInputError(f"the path {path!r} holds a line break.")
+        name = os.fsencode(f"{_checked(commit)}:{path}\n")
+        head, _, content = (await self._git("cat-file", "--batch", stdin=name)).partition(b"\n")
+        _, blob, size = head.rpartition(b" blob ")
+        if not blob:
+            raise NotFoundError(f"commit {commit[:12]} of {self.repository} has no file {path}.")
+        if int(size) > limit:
+            raise TooLargeError(f"{path} of commit {commit[:12]} has {int(size)} bytes, more than {limit}.")
+        return content[: int(size)]
 
     async def entries(self, commit: str) -> list[Entry]:
         """Every file of a commit.

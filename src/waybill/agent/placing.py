@@ -34,6 +34,9 @@ from waybill.trust.manifest import Manifest
 KEEP = 5
 RELEASE_LIMIT = 8 * 1024**3
 FETCHER = "waybill-fetch"
+REMEMBERED = 8
+"""Service files that stay parsed: each step of a deployment asks for the same one."""
+_read: dict[tuple[str, str, str], ServiceFile] = {}
 
 
 class Source(Protocol):
@@ -211,9 +214,15 @@ class Placer:
 
 async def read_service(store: Store, manifest: Manifest) -> ServiceFile:
     """The service file at the pinned commit, checked against the manifest."""
-    from waybill.deploy.servicefile_parse import parse
+    place = (store.repository, manifest.commit, manifest.file)
+    service = _read.get(place)
+    if service is None:
+        from waybill.deploy.servicefile_parse import parse
 
-    service = parse(await store.read(manifest.commit, manifest.file), manifest.file)
+        service = parse(await store.read(manifest.commit, manifest.file), manifest.file)
+        if len(_read) >= REMEMBERED:
+            _read.pop(next(iter(_read)))
+        _read[place] = service
     at = f"{manifest.file} of commit {manifest.commit[:12]}"
     if service.service != manifest.service:
         raise InvalidInputError(f"{at} is of the service {service.service!r}, not {manifest.service!r}.")

@@ -70,6 +70,20 @@ async def unlock(home: Home, store: Store, placed: Placed) -> Opened:
     return opened
 
 
+def kept(path: Path) -> Opened | None:
+    """What ``put`` wrote, if it is still there and nobody else's."""
+    from waybill.vault.variables import parse_environment_file
+
+    try:
+        about = path.lstat()
+        if about.st_uid != os.geteuid() or about.st_mode & 0o77 or not path.is_file() or path.is_symlink():
+            return None
+        text = path.read_text()
+        return Opened(values=parse_environment_file(text), file=text)
+    except (OSError, WaybillError):
+        return None
+
+
 def put(path: Path, content: str) -> None:
     """Write an environment file for its owner alone."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
