@@ -43,7 +43,7 @@ async def test_an_agent_killed_at_any_moment_converges_and_starts_nothing_twice(
     folder = machine.home.service("hello", "production")
     await eventually(lambda: not folder.live().retiring)
     assert starts(repository) == [f"v{number}" for number in range(len(moments) + 1)]
-    assert len(list(folder.releases.iterdir())) == 5
+    await eventually(lambda: len(list(folder.releases.iterdir())) == 5)
 
 
 @pytest.mark.flow

@@ -78,7 +78,8 @@ def _fresh(path: Path, position: int, inode: int) -> tuple[int, int, list[bytes]
 
 
 async def _journal(folder: Folder, lines: int, seconds: float | None) -> AsyncGenerator[str, None]:
-    pattern = f"waybill-{folder.service}.{folder.environment}-*"
+    # A release begins with its date, which keeps ``production`` and ``production-2`` apart.
+    pattern = f"waybill-{folder.service}.{folder.environment}-{'[0-9]' * 8}T*"
     follow = ["--follow"] if seconds is None or seconds else []
     process = await asyncio.create_subprocess_exec(
         "journalctl", "--no-pager", "--quiet", "--output=short-iso-precise", f"--lines={lines}", *follow,

@@ -108,6 +108,8 @@ async def run(
         raise UnavailableError(f"{argv[0]} did not end within {timeout:g} s.", hint) from None
     finally:
         end(process)
+        if process.returncode is None:
+            await asyncio.shield(process.wait())
     if fed is not None:
         raise fed
     if status != 0:
