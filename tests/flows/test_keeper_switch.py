@@ -1,11 +1,13 @@
 """Versions change under load, and no user notices."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from demo.load import Load
@@ -237,3 +239,55 @@ async def test_ipv6_and_ipv4_on_one_socket(host):
     for load in loads:
         tally = await load.stop()
         assert not tally.lost and tally.versions["two"], tally.details
+
+
+async def test_secrets_are_read_at_each_start_and_shown_nowhere(host):
+    secrets = host.folder / "variables"
+    secrets.write_text('PASSWORD="hunter2"\n')
+    program = 'sleep 0.2; echo "${#PASSWORD} characters, $1"; while sleep 0.1; do :; done'
+    worker = host.release(
+        "w", port=None, health=None, command=("sh", "-c", program, "-", "$HOME"), secrets=str(secrets)
+    )
+    await host.do(worker, "start", "probe", "switch")
+    assert "7 characters, $HOME" in host.log()  # no shell has read the arguments
+    secrets.write_text("PASSWORD='a longer secret'\n")
+    os.kill((await host.version(worker))["pid"], signal.SIGKILL)
+    await until(lambda: "15 characters" in host.log())
+    texts = host.log() + (host.folder / "keeper/state.json").read_text() + str(await host.status())
+    for pid in host.processes():
+        with contextlib.suppress(OSError):  # the loop's own sleeps come and go
+            texts += Path(f"/proc/{pid}/cmdline").read_text()
+    assert "hunter2" not in texts and "a longer secret" not in texts
+    secrets.unlink()
+    os.kill((await host.version(worker))["pid"], signal.SIGKILL)
+    await until(lambda: "No such file" in host.log())
+
+
+async def test_limits_and_user(host):
+    options = Options(files=64, memory=300 * 1024**2, env={"PLAIN": "yes"})
+    user = "nobody" if os.geteuid() == 0 else None
+    program = "id -un; ulimit -n; ulimit -d; echo $PLAIN $PORT.; grep NoNewPrivs /proc/self/status; sleep 9"
+    worker = host.release(
+        "w", port=None, health=None, options=options, user=user, command=("sh", "-c", program), root="/"
+    )
+    await host.do(worker, "start", "probe")
+    lines = [line.split(" ", 2)[2] for line in host.log().splitlines() if "keeper" not in line]
+    assert lines[1:] == ["64", str(300 * 1024), "yes .", "NoNewPrivs:\t1"]
+    assert user is None or lines[0] == user
+
+
+async def test_only_root_and_its_own_user_may_ask_a_keeper(host):
+    await host.do(host.release("w", port=None, health=None, command=("sleep", "9")), "start")
+    path = host.folder / "keeper/control"
+    assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    for sent, says in ((b"nonsense\n", b"does not understand"), (b"[1]\n", b"does not understand"),
+                       (b'{"op": "fly"}\n', b"knows no request"), (b'{"op": "stop"}\n', b"does not understand"),
+                       (b'{"op": "switch", "id": "x"}\n', b"start it first")):  # fmt: skip
+        writer.write(sent)
+        assert says in await reader.readline()
+    writer.write(b"x" * 2_000_000)
+    with contextlib.suppress(ConnectionError):
+        assert await reader.read() == b""  # too long: hung up, and still well
+    writer.close()
+    assert (await host.status())["ok"]

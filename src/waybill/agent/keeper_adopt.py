@@ -20,6 +20,7 @@ from waybill.agent.keeper_state import Group, Version
 from waybill.agent.keeper_versions import SETTLE, Keeper
 
 ACCEPTS_POLL = 0.05
+STEADY = 2.0  # seconds
 
 
 def restore(keeper: Keeper, recorded: dict[str, Any], inherited: dict[int, socket.socket]) -> None:
@@ -112,7 +113,7 @@ def start_again(keeper: Keeper, version: Version) -> None:
     """A version that did not survive: the same once more, on a new socket."""
     keeper.versions.pop(version.number, None)
     try:
-        successor = keeper.bring_up(version.spec, version.replaces if version.replaces in keeper.versions else 0)
+        successor = keeper.bring_up(dict(version.spec), version.replaces if version.replaces in keeper.versions else 0)
         if version.phase == "live":
             keeper.make_current(successor)
     except (OSError, RefusedError) as error:
@@ -133,7 +134,10 @@ def carry_on(keeper: Keeper, version: Version) -> None:
 def replace(keeper: Keeper, current: Version) -> None:
     """Start the current version once more, beside itself; it takes over when it accepts connections."""
     waiting = next((v for v in keeper.versions.values() if v.replaces == current.number), None)
-    take_over(keeper, waiting or keeper.bring_up(current.spec, current.number), current)
+    try:
+        take_over(keeper, waiting or keeper.bring_up(dict(current.spec), current.number), current)
+    except (OSError, RefusedError) as error:
+        keeper.say(f"cannot start {current.id} once more, it goes on as it is: {error}")
 
 
 def take_over(keeper: Keeper, successor: Version, current: Version) -> None:
@@ -142,12 +146,20 @@ def take_over(keeper: Keeper, successor: Version, current: Version) -> None:
         return
     if keeper.current != current.number:
         keeper.drain(successor, 0.0)
-    elif accepts(keeper, successor):
+    elif ready(keeper, successor):
         keeper.make_current(successor)
         successor.replaces = 0
         keeper.drain(current, float(current.spec.get("drain", 30.0)))
     else:
         keeper.loop.after(ACCEPTS_POLL, partial(take_over, keeper, successor, current))
+
+
+def ready(keeper: Keeper, successor: Version) -> bool:
+    """Whether it accepts connections; where the order is not known, so that none can be sent to it, whether it runs."""
+    group = keeper.sockets.groups[str(successor.address)]
+    if group.certain:
+        return accepts(keeper, successor)
+    return bool(successor.pid) and time.monotonic() - successor.born > STEADY
 
 
 def accepts(keeper: Keeper, version: Version) -> bool:

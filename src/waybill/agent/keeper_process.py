@@ -7,13 +7,14 @@ child holds its listening socket open. Standard library only: the keeper imports
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +223,7 @@ def holds(pid: int, node: int) -> int | None:
         try:
             if os.readlink(f"/proc/{pid}/fd/{name}") == f"socket:[{node}]":  # noqa: PTH115
                 return int(name)
-        except OSError:
+        except FileNotFoundError:
             continue
     return None
 
@@ -236,7 +237,7 @@ def take_socket(leader: int, node: int) -> socket.socket | None:
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
-    for pid in session(leader):
+    for pid in itertools.chain((leader,), _after(leader)):
         try:
             number = holds(pid, node)
             if number is None:
@@ -254,6 +255,10 @@ def take_socket(leader: int, node: int) -> socket.socket | None:
                 return socket.socket(fileno=got)
             os.close(got)
     return None
+
+
+def _after(leader: int) -> Iterator[int]:
+    yield from session(leader)  # looked for only when the leader itself does not have it
 
 
 def boot_id() -> str:

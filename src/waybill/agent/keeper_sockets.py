@@ -66,8 +66,12 @@ class Sockets:
         steering.close_to_users(made, self.source)
         index = len(group.order)
         current = index if group.current is None else group.order.index(group.current)
-        steering.steer(next(iter(group.sockets.values()), made), self.source, index, current)
+        member = next(iter(group.sockets.values()), None if group.order else made)
+        if member:
+            steering.steer(member, self.source, index, current)
         made.listen(BACKLOG)
+        if not member and group.certain:  # no old one is at hand, and a program of its own would keep it from joining
+            steering.steer(made, self.source, index, current)
         group.order.join(version.number)
         group.sockets[version.number] = made
         group.nodes[version.number] = version.node

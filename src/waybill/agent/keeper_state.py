@@ -105,7 +105,7 @@ def save(folder: str, state: dict[str, Any]) -> None:
     temporary = f"{folder}/.{STATE}"
     try:
         with open(temporary, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-            json.dump({"v": 1, "boot": boot_id(), **state}, file)
+            file.write(json.dumps({"v": 1, "boot": boot_id(), **state}))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, f"{folder}/{STATE}")  # noqa: PTH105

@@ -292,8 +292,7 @@ class Keeper:
 
     def await_queue(self, version: Version, settled: float) -> None:
         """Send the stop signal once the accept queue is empty and half-open connections had time to finish."""
-        drain = float(version.spec["drain"])
-        self._await_queue(version, settled, time.monotonic() + max(drain, SETTLE))
+        self._await_queue(version, settled, time.monotonic() + float(version.spec["drain"]))
 
     def _await_queue(self, version: Version, settled: float, limit: float) -> None:
         now = time.monotonic()

@@ -129,7 +129,7 @@ async def _ask(command: Probe, owner: _Anybody) -> Outcome:
     health = command.health
     limit = time.monotonic() + health.within
     outcome = Outcome(False, f"no answer within {health.within:g} s.")
-    pause = 0.01
+    pause, tried = 0.01, False
     while (left := limit - time.monotonic()) > 0:
         seconds = min(left, health.timeout)
         source = await owner.source(command.source)
@@ -139,12 +139,14 @@ async def _ask(command: Probe, owner: _Anybody) -> Outcome:
                     async with asyncio.timeout(seconds):
                         outcome = await _attempt(command, health, owner, opened)
                 except TimeoutError:
-                    outcome = _silence(command, owner, opened, seconds)
+                    if seconds >= health.timeout or not tried:  # an attempt cut short says less than the one before
+                        outcome = _silence(command, owner, opened, seconds)
         except OSError as error:
             outcome = Outcome(False, f"port {command.port} does not answer: {error.strerror or error}.")
         if outcome.ok and command.owner.startswith("unit:"):
             reason = owner_of.fault(command.port, command.owner.removeprefix("unit:"))
             outcome = Outcome(False, reason) if reason else outcome
+        tried = True
         if outcome.ok:
             break
         await asyncio.sleep(max(0.0, min(pause, limit - time.monotonic())))

@@ -107,21 +107,29 @@ async def _run(command: Run, on_line: OnLine | None) -> Result:
         return Result(ok=False, reason=f"{command.argv[0]} cannot run as {command.user}: no such user, or not root.")
     if command.cwd and not await asyncio.to_thread(os.path.isdir, command.cwd):
         return Result(ok=False, reason=f"cannot run {command.argv[0]} in {command.cwd}: there is no such folder.")
-    process = await asyncio.create_subprocess_exec(
-        *command.argv,
-        cwd=command.cwd or "/",
-        env=environment,
-        stdin=asyncio.subprocess.PIPE if command.stdin else asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,
-        umask=0o022,
-        **switch,
-    )
+    reader, writer = os.pipe()  # our own: asyncio's would wait for children that the program left in the background
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command.argv,
+            cwd=command.cwd or "/",
+            env=environment,
+            stdin=asyncio.subprocess.PIPE if command.stdin else asyncio.subprocess.DEVNULL,
+            stdout=writer,
+            stderr=writer,
+            start_new_session=True,
+            umask=0o022,
+            **switch,
+        )
+    except BaseException:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
     tail = _Tail(on_line)
+    reading = asyncio.ensure_future(_read(reader, tail))
     try:
         async with asyncio.timeout(command.timeout):
-            await asyncio.gather(_feed(process, command.stdin), _drain(process, tail))
+            await _feed(process, command.stdin)
             status = await process.wait()
     except TimeoutError:
         await _end(process)
@@ -131,6 +139,8 @@ async def _run(command: Run, on_line: OnLine | None) -> Result:
         raise
     finally:
         _signal(process.pid, signal.SIGKILL)  # what it left in the background
+        await asyncio.wait({reading}, timeout=1)
+        reading.cancel()
     if status not in command.accept:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         return Result(ok=False, output=tail.text(), reason=f"{command.argv[0]} {how}.")
@@ -180,22 +190,17 @@ async def _feed(process: asyncio.subprocess.Process, text: str) -> None:
         process.stdin.close()
 
 
-async def _drain(process: asyncio.subprocess.Process, tail: _Tail) -> None:
-    assert process.stdout  # noqa: S101
-    # A child left in the background keeps the pipe open: the end of the program itself is the end.
-    reading = asyncio.ensure_future(_read(process.stdout, tail))
-    ending = asyncio.ensure_future(process.wait())
+async def _read(pipe: int, tail: _Tail) -> None:
+    stream = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(pipe, "rb", buffering=0)
+    )
     try:
-        await asyncio.wait({reading, ending}, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.wait({reading}, timeout=0.5)
+        while data := await stream.read(65536):
+            tail.add(data)
     finally:
-        reading.cancel()
-        ending.cancel()
-
-
-async def _read(stream: asyncio.StreamReader, tail: _Tail) -> None:
-    while data := await stream.read(65536):
-        tail.add(data)
+        transport.close()
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
