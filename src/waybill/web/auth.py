@@ -1,6 +1,5 @@
-"""Who is asking: a token in ``Authorization: Bearer``, or in the cookie that the page's log-in sets.
+"""Who is asking: a token in ``Authorization: Bearer``. Cookies count for pages only, never here.
 
-The cookie counts for a request that changes something only when the browser says that it comes from this very site.
 An address that keeps sending wrong tokens is made to wait; one that sent a right one lately is not, so that a crowd
 behind one proxy cannot be locked out.
 """
@@ -11,7 +10,6 @@ import hashlib
 import time
 from collections import OrderedDict
 from typing import Any
-from urllib.parse import urlsplit
 
 from litestar.connection import ASGIConnection
 from litestar.handlers.base import BaseRouteHandler
@@ -24,12 +22,10 @@ from waybill.deploy.store import access as store
 from waybill.web.context import Context
 from waybill.web.problems import TooManyError
 
-COOKIE = "waybill_token"
 WINDOW = 60.0
 FAILURES = 20
 """Wrong tokens that one address may send in ``WINDOW`` seconds."""
 REMEMBERED = 10_000
-SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Attempts:
@@ -74,11 +70,10 @@ class Door:
 
     def __init__(self, context: Context) -> None:
         self._db = context.db
-        self._origin = context.public_url
         self._attempts = Attempts()
 
     async def vouch(self, text: str, address: str) -> Token:
-        """The token of this text; what the page's log-in asks too.
+        """The token of this text.
 
         Raises:
             UnauthenticatedError: It is wrong, revoked or expired.
@@ -99,24 +94,11 @@ class Door:
         """The token that came with a request; None when none did, an error when it is not right."""
         address = connection.client.host if connection.client else "?"
         scheme, _, text = connection.headers.get("authorization", "").partition(" ")
-        if text:
-            if scheme.lower() != "bearer":
-                raise UnauthenticatedError(f"the scheme {scheme[:20]!r} is not known.", "Send Authorization: Bearer.")
-            return await self.vouch(text, address)
-        cookie = connection.cookies.get(COOKIE)
-        if cookie is None:
+        if not text:
             return None
-        if connection.scope["method"] not in SAFE and not self.same_site(connection):  # type: ignore[typeddict-item]
-            raise ForbiddenError("this request comes from another site.", "Use the page of this very server.")
-        return await self.vouch(cookie, address)
-
-    def same_site(self, connection: ASGIConnection[Any, Any, Any, Any]) -> bool:
-        """Whether a browser says that a request comes from our own page (Fetch Metadata, else Origin)."""
-        site = connection.headers.get("sec-fetch-site")
-        if site is not None:
-            return site == "same-origin"
-        origin = urlsplit(connection.headers.get("origin", ""))
-        return bool(origin.netloc) and origin.netloc in (connection.headers.get("host"), urlsplit(self._origin).netloc)
+        if scheme.lower() != "bearer":
+            raise UnauthenticatedError(f"the scheme {scheme[:20]!r} is not known.", "Send Authorization: Bearer.")
+        return await self.vouch(text, address)
 
     @property
     def guard(self) -> Guard:

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 from litestar import Request, Response, Router, post
 from litestar.params import FromPath
-from prometheus_client import Counter
+from prometheus_client import CollectorRegistry, Counter
 
 from waybill.core import clock
 from waybill.core.errors import (
@@ -67,7 +67,10 @@ SECRET_LENGTH = 16
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NOBODY = "00000000-0000-0000-0000-000000000000"
 
-_received = Counter("waybill_hook_requests", "Webhook requests by what became of them.", ["outcome"])
+received = Counter(
+    "waybill_hook_requests", "Webhook requests by what became of them.", ["outcome"], registry=CollectorRegistry()
+)
+"""Of this process; ``web/metrics.py`` shows it."""
 
 
 class _SlowError(WaybillError):
@@ -131,7 +134,7 @@ class Hooks:
                 return await self._deliver(request, hook_id)
             except WaybillError as error:
                 outcome = next((name for kind, name in _OUTCOMES if isinstance(error, kind)), "failed")
-                _received.labels(outcome).inc()
+                received.labels(outcome).inc()
                 answer = refused(request, error)
                 if isinstance(error, TooLargeError | _SlowError | _MediaTypeError | UnavailableError):
                     answer.headers["connection"] = "close"  # its body may not have been read to the end
@@ -224,7 +227,7 @@ class Hooks:
         ignored = [event for event in events if isinstance(event, Ignored)]
         pushes = {event.ref: event for event in events if isinstance(event, Push) and event.kind == "branch"}
         if not pushes:
-            _received.labels("ignored").inc()
+            received.labels("ignored").inc()
             reason = ignored[0].reason if ignored else "nothing reacts to tags."
             return Response({**told, "ignored": reason}, status_code=200)
         found = [
@@ -243,7 +246,7 @@ class Hooks:
             return True
 
         new = await self._db.write(store)
-        _received.labels("accepted" if new else "duplicate").inc()
+        received.labels("accepted" if new else "duplicate").inc()
         return Response(told, status_code=202 if new else 200)
 
     async def _read(self, request: Request[Any, Any, Any], body: bytearray) -> None:
