@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.load import Load
 
 from support.kept import HELLO, SOURCE, Host, until
-from support.load import Load
 from support.need import need_program
 
 pytestmark = pytest.mark.flow

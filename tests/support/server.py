@@ -25,6 +25,7 @@ from waybill.infra.settings import Settings
 from waybill.web.app import public_app
 from waybill.web.context import Context
 from waybill.web.feed import Feed
+from waybill.web.hooks import Hooks
 
 
 @dataclass
@@ -105,6 +106,7 @@ def make_context(db, folder, public_url, agents_url="https://127.0.0.1:1", **mor
         reported=Reported(db),
         blobs=Blobs(folder),
         feed=Feed(db),
+        hooks=Hooks(db, keys),
         public_url=public_url,
         agents_url=agents_url,
         **more,

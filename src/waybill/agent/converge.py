@@ -404,7 +404,11 @@ class Service:
         if live is None or not live.placed.release.secrets or live.placed.release.id == placed.release.id:
             return None
         old = live.placed
-        if (old.manifest.locked, old.sealed, old.variables) != (placed.manifest.locked, placed.sealed, placed.variables):
+        if (old.manifest.locked, old.sealed, old.variables) != (
+            placed.manifest.locked,
+            placed.sealed,
+            placed.variables,
+        ):
             return None
         return variables.kept(Path(live.placed.release.secrets))
 

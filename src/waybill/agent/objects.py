@@ -22,7 +22,7 @@ import msgspec
 
 from waybill.agent.programs import Account, run
 from waybill.agent.rules import COMMIT
-from waybill.core.errors import InvalidInputError, NotFoundError, TooLargeError, WaybillError
+from waybill.core.errors import InvalidInputError, NotFoundError, TooLargeError
 
 FILE_LIMIT = 4 * 1024 * 1024
 UNPACKER = str(Path(__file__).with_name("unpack.py"))
