@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.load import Load
+from demo.load import Load
 
 from support.kept import HELLO, SOURCE, Host, until
 from support.need import need_program
@@ -58,7 +58,7 @@ def test_a_version_whose_socket_cannot_be_taken_back_replaces_itself(tmp_path):
     done = subprocess.run(
         [setpriv, "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace",
          sys.executable, str(Path(__file__)), str(tmp_path)],
-        env={"PATH": os.environ["PATH"], "HOME": "/", "PYTHONPATH": f"{SOURCE}:{HELLO.parent.parent}"},
+        env={"PATH": os.environ["PATH"], "HOME": "/", "PYTHONPATH": f"{SOURCE}:{HELLO.parents[1]}:{HELLO.parents[2]}"},
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
