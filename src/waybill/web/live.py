@@ -28,7 +28,7 @@ Key = TypeVar("Key")
 PAUSE = 0.2
 """Seconds between two pushes at least."""
 REST = 4.0
-"""How much longer than a read the next one is put off, so that watching a large fleet leaves room for all else."""
+"""How many times as long as a read took the next one waits, so that watching a large fleet leaves room for work."""
 TICK = 3.0
 """Seconds after which the state is read again without an event: a host may have gone silent."""
 PING = 15.0
