@@ -89,7 +89,11 @@ class Host:
         self._launcher.stdin.write("go\n")
         self._launcher.stdin.flush()
         self.pid = wait_for(self._init, f"{self.name} to start its init", BOOT_SECONDS)
-        wait_for(self._is_up, f"{self.name} to boot", BOOT_SECONDS)
+        try:
+            wait_for(self._is_up, f"{self.name} to boot", BOOT_SECONDS)
+        except HostError as error:
+            said = self.run(["sh", "-c", "systemctl list-jobs; journalctl -b -n 40 --no-pager"], check=False).stdout
+            raise HostError(f"{error}\n{said}") from error
         return self
 
     def power_cut(self) -> None:

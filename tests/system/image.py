@@ -66,6 +66,10 @@ def layers(session: Path) -> list[Path]:
     command.parent.mkdir(parents=True)
     command.write_text(f"#!/{VENV}/bin/python3\nfrom waybill.cli.main import main\nmain()\n")
     command.chmod(0o755)
+    units = session / "etc/systemd/system"
+    units.mkdir(parents=True)
+    for name in ("getty.target", "console-getty.service"):  # the terminals are those of the machine outside
+        (units / name).symlink_to("/dev/null")
     return [session, libraries, debian]
 
 

@@ -102,6 +102,7 @@ class Service:
     async def run(self) -> None:
         """Go on for ever; cancelled at the end, which stops nothing that serves."""
         await self.resume()
+        self._retire()
         try:
             while True:
                 self._changed.clear()
@@ -127,6 +128,7 @@ class Service:
     async def settle(self) -> State:
         """Go on until there is nothing more to do, for commands that work without a running agent."""
         await self.resume()
+        self._retire()
         while not isinstance(step := self._next(), rules.Rest):
             await self._do(step)
         if self._retiring:
@@ -135,7 +137,10 @@ class Service:
         return step.state
 
     async def resume(self) -> None:
-        """After the agent was away: bring up what is live, which changes nothing where it serves already."""
+        """After the agent was away: bring up what is live, which changes nothing where it serves already.
+
+        It leaves no task behind: asyncio waits for ever for a program whose start is cancelled with the loop (3.11).
+        """
         attempt, live = self.folder.attempt(), self.folder.live()
         if attempt and attempt != rules.resumed(attempt):
             self.folder.store(rules.resumed(attempt))
@@ -150,7 +155,6 @@ class Service:
                 self.trouble = f"what was live could not be brought up again: {error}"
                 self._health = "failing"
                 log.warning("%s: %s", self.folder.key, self.trouble)
-            self._retire()
 
     async def _supervise(self, step: rules.Step) -> None:
         task = asyncio.create_task(self._do(step))
@@ -333,7 +337,7 @@ class Service:
 
     def _retire(self) -> None:
         """Drain and stop what no longer serves, without holding anything up."""
-        if self._retiring is None or self._retiring.done():
+        if not self.folder.told().removed and (self._retiring is None or self._retiring.done()):
             self._retiring = asyncio.create_task(self._stop_retired())
 
     async def _stop_retired(self) -> None:
