@@ -67,6 +67,7 @@ async def test_a_failed_build_says_why(server, repository, host):
     assert "has no build" in server.build_failures["b3"]["reason"]
 
 
+@pytest.mark.flow
 async def test_an_order_survives_the_agent_and_a_server_that_drops_the_upload(server, repository, host):
     commit = built(repository, "one", b"sleep 1\n" + SCRIPT)
     await host.start()

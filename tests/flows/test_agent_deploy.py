@@ -6,9 +6,13 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
 from support.agent_fixtures import host, repository, server  # noqa: F401
 from support.agents import asked, eventually, git, manifest
 from support.fake_server import Fault
+
+pytestmark = pytest.mark.flow
 
 # ruff: noqa: F811 - fixtures are named like their arguments
 

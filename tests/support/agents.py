@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from waybill.agent import enrol, runner
 from waybill.agent.daemon import Daemon
+from waybill.agent.placing import secrets_file
 from waybill.agent.state import Home
 from waybill.core import clock
 from waybill.trust.manifest import Manifest
@@ -172,6 +174,8 @@ def end_services(home: Home):
                 here = bytes((entry / "cwd").readlink())
                 if marker in command or here.startswith(marker):
                     os.kill(int(entry.name), signal.SIGKILL)
+    with contextlib.suppress(OSError):
+        shutil.rmtree(secrets_file(home, home.service("x", "y"), "z").parent)
 
 
 class Host:

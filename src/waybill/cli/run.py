@@ -23,9 +23,9 @@ def run(arguments: Sequence[str], commands: dict[str, tuple[str, str]]) -> int:
     try:
         return _dispatch(arguments, commands)
     except cyclopts.CycloptsError as error:
-        return _tell(_usage(arguments, error), as_json=as_json)
+        return tell(_usage(arguments, error), as_json=as_json)
     except WaybillError as error:
-        return _tell(error, as_json=as_json)
+        return tell(error, as_json=as_json)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -48,7 +48,8 @@ def _dispatch(arguments: Sequence[str], commands: dict[str, tuple[str, str]]) ->
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
 
 
-def _tell(error: WaybillError, *, as_json: bool) -> int:
+def tell(error: WaybillError, *, as_json: bool) -> int:
+    """Print an error for the person; returns its exit status."""
     if as_json:
         print(json.dumps({"error": error.reason, "hint": error.hint, "status": error.status}))
     print(f"waybill: {error.reason}", file=sys.stderr)
