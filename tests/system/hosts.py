@@ -148,12 +148,18 @@ class Host:
         _do("ip", "link", "set", self._card, "up")
 
     def fill_disk(self) -> None:
-        """Leave no free block on the host's disk."""
-        self.run(["sh", "-c", "cat /dev/zero > /var/filler 2>/dev/null"], check=False)
+        """Leave no free block on the host's disk, also when somebody on it (the journal) clears up."""
+        script = "while :; do cat /dev/zero >> /var/filler; sync /var/filler; sleep 0.05; done 2>/dev/null"
+        self.unit("filler", ["sh", "-c", script])
+        nothing_fits = (
+            "for try in 1 2 3 4 5; do head -c 5000 /dev/zero > /var/fill.$$.$try && exit 1; sleep 0.1; done; exit 0"
+        )
+        wait_for(lambda: self.run(["sh", "-c", nothing_fits], check=False).returncode == 0, "the disk to be full", 20)
 
     def free_disk(self) -> None:
         """Undo ``fill_disk``."""
-        self.run(["rm", "-f", "/var/filler"])
+        self.run(["systemctl", "stop", "filler"])
+        self.run(["sh", "-c", "rm -f /var/fill*"])
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
