@@ -21,7 +21,7 @@ async def server(db, tmp_path):
         yield served
 
 
-OPEN = {"/api/enrol", "/api/schema/openapi.json", "/healthz", "/readyz"}
+OPEN = {"/api/enrol", "/api/schema/openapi.json", "/healthz", "/readyz", "/hooks/{hook_id}"}  # the proof of the first and the last is their own
 
 
 async def test_every_address_but_the_open_ones_refuses_who_shows_no_token(server):
@@ -246,18 +246,6 @@ async def test_a_body_that_does_not_come_is_given_up(server, monkeypatch):
     writer.close()
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"application/problem+json" in answer
-
-
-async def test_the_cookie_of_the_page_changes_nothing_for_another_site(server):
-    jar = {"cookie": f"waybill_token={server.admin}"}
-    body = {"name": "n", "role": "viewer"}
-    assert (await server.client.get("/api/status", headers=jar)).status_code == 200
-    for origin in ({}, {"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}, {"origin": "null"}):
-        response = await server.client.post("/api/tokens", json=body, headers=jar | origin)
-        assert response.status_code == 403, origin
-    for origin in ({"origin": server.url}, {"sec-fetch-site": "same-origin"}):
-        response = await server.client.post("/api/tokens", json=body, headers=jar | origin)
-        assert response.status_code == 201, origin
 
 
 async def test_metrics_count_requests_work_and_hosts(server):

@@ -7,7 +7,7 @@ import cyclopts
 from waybill.cli.output import Json, emit, labels, table, target
 
 app = cyclopts.App(
-    name="grant",
+    name="waybill grant",
     help="Say which repository, branches and hosts an environment may use.",
     help_format="plaintext",
     version_flags=[],

@@ -10,23 +10,54 @@ import sys
 
 COMMANDS: dict[str, tuple[str, str]] = {
     # name: (module:attribute, one sentence for the overview)
-    "init": ("waybill.cli.project:init", "Write a working waybill.yml for this repository."),
-    "check": ("waybill.cli.project:check", "Say whether the service files of a checkout are right."),
+    "init": ("waybill.cli.project:init", "Write a working waybill.yml for the repository you stand in."),
+    "check": (
+        "waybill.cli.project:check",
+        "Say whether the service files of a checkout are right, and what they mean.",
+    ),
     "schema": ("waybill.cli.project:schema", "Print the JSON Schema of waybill.yml, for editors."),
-    "lock": ("waybill.cli.vault:lock", "Lock an environment's variables into the file that is committed."),
-    "unlock": ("waybill.cli.vault:unlock", "Write an environment's variables where git ignores them."),
-    "edit": ("waybill.cli.vault:edit", "Change locked variables in $EDITOR."),
-    "rotate": ("waybill.cli.vault:rotate", "Make a new key for an environment and encrypt every value anew."),
-    "run": ("waybill.cli.vault:run", "Run a command with an environment's variables."),
-    "keys": ("waybill.cli.vault:keys", "Show, list, grant and revoke who can open an environment."),
-    "serve": ("waybill.cli.serve:serve", "Run the server until it is told to stop."),
+    "lock": (
+        "waybill.cli.vault:lock",
+        "Lock .waybill/ENVIRONMENT.yml (or .env) into the .enc file beside it, which is committed.",
+    ),
+    "unlock": ("waybill.cli.vault:unlock", "Write the plain file, which git ignores, from the locked one."),
+    "edit": ("waybill.cli.vault:edit", "Change values in $EDITOR, without a plain file in the checkout."),
+    "rotate": (
+        "waybill.cli.vault:rotate",
+        "Make a new key and encrypt every value anew; hosts that had the key get the new one.",
+    ),
+    "run": (
+        "waybill.cli.vault:run",
+        "Run a command with the variables in its environment, and nowhere else: waybill run ENVIRONMENT -- COMMAND.",
+    ),
+    "keys": ("waybill.cli.vault:keys", "Who can open an environment."),
+    "login": ("waybill.cli.login:login", "Remember a server, and a token for it."),
     "status": ("waybill.cli.status:status", "Show what runs where, and what is under way."),
+    "deploy": ("waybill.cli.rollouts:deploy", "Deploy a branch's head or a commit, and follow it until it is live."),
+    "rollback": (
+        "waybill.cli.rollouts:rollback",
+        "Go back to a known-good release with its own variables, and follow it until it is live.",
+    ),
+    "cancel": (
+        "waybill.cli.rollouts:cancel",
+        "Stop a rollout, on its hosts too; hosts that had switched go back to what was good.",
+    ),
+    "rollout": ("waybill.cli.rollouts:app", "List rollouts, show or follow one."),
+    "logs": ("waybill.cli.logs:logs", "Show the log of a service, from all its hosts."),
+    "events": ("waybill.cli.events:events", "Show what happened, and with -f what happens."),
+    "doctor": (
+        "waybill.cli.doctor:doctor",
+        "Say what is wrong with the server, its hosts and the way to them, each with the fix.",
+    ),
+    "serve": ("waybill.cli.serve:serve", "Run the server until it is told to stop."),
     "enroll": ("waybill.cli.enroll:enroll", "Make an enrolment token, with which a machine becomes a host."),
+    "hosts": ("waybill.cli.hosts:app", "List hosts, change their labels, revoke them, take services off them."),
+    "repository": ("waybill.cli.repositories:app", "Tell the server of git repositories, and how it may read them."),
     "grant": ("waybill.cli.grants:app", "Say which repository, branches and hosts an environment may use."),
     "token": ("waybill.cli.tokens:app", "Create, list and revoke tokens."),
-    "login": ("waybill.cli.login:login", "Remember a server, and a token for it."),
     "hook": ("waybill.cli.hook:app", "Tell the server of pushes to a bare repository."),
-    "agent": ("waybill.cli.agent:app", "Run the agent of this host, or ask it: status, logs, rollback, hold."),
+    "agent": ("waybill.cli.agent:app", "Run the agent of this host, or ask it."),
+    "completion": ("waybill.cli.completion:completion", "Print the completion script of a shell."),
 }
 
 PLAIN: dict[str, str] = {

@@ -6,7 +6,9 @@ import cyclopts
 
 from waybill.cli.output import Json, emit, table
 
-app = cyclopts.App(name="token", help="Create, list and revoke tokens.", help_format="plaintext", version_flags=[])
+app = cyclopts.App(
+    name="waybill token", help="Create, list and revoke tokens.", help_format="plaintext", version_flags=[]
+)
 
 
 @app.command

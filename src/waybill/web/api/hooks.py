@@ -17,7 +17,9 @@ from waybill.wire.api import HookInfo, HookMade, HookWanted
 async def list_hooks(context: Ours, token: Who) -> list[HookInfo]:
     """All addresses, without their secrets."""
     unbound(token, "view")
-    rows = await context.db.read(store.hooks)
+    rows, last = await context.db.read(
+        lambda connection: (store.hooks(connection), store.last_deliveries(connection)),
+    )
     return [
         HookInfo(
             id=row["id"],
@@ -26,6 +28,7 @@ async def list_hooks(context: Ours, token: Who) -> list[HookInfo]:
             url=_url(context, row["id"]),
             created=row["created"],
             actor=row["actor"],
+            last=last.get(row["id"], ""),
         )
         for row in rows
     ]
