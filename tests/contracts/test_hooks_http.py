@@ -25,15 +25,16 @@ from waybill.infra.keys import Keys
 from waybill.web import hooks as module
 from waybill.web import patience
 from waybill.web.hooks import Hooks
+from waybill.web.metrics import Metrics
 
 HANDLER = "test.reaction"
 
 
 @pytest.fixture
-async def hooks(db, tmp_path, monkeypatch):
+async def hooks(db, tmp_path, monkeypatch, metrics):
     monkeypatch.setitem(outbox.handlers_of, "PushReceived", [HANDLER])
     await db.write(lambda c: repositories.put_repository(c, Repository(name="team/app", url="/srv/app.git")))
-    return Hooks(db, Keys(tmp_path))
+    return Hooks(db, Keys(tmp_path), metrics)
 
 
 @pytest.fixture
@@ -49,8 +50,13 @@ async def hook(hooks):
 
 
 @pytest.fixture
-def counted():
-    return lambda reason: module.received.labels(reason.replace("-", "_"))._value.get()
+def metrics():
+    return Metrics()
+
+
+@pytest.fixture
+def counted(metrics):
+    return lambda reason: metrics.refusals.get(reason, 0)
 
 
 async def kept(db):

@@ -26,6 +26,7 @@ from waybill.web.app import public_app
 from waybill.web.context import Context
 from waybill.web.feed import Feed
 from waybill.web.hooks import Hooks
+from waybill.web.metrics import Metrics
 
 
 @dataclass
@@ -96,6 +97,7 @@ def make_context(db, folder, public_url, agents_url="https://127.0.0.1:1", **mor
     """The collaborators, as the server's own wiring makes them."""
     keys = Keys(folder)
     pushes = Pushes(db, Mirrors(folder, keys))
+    metrics = Metrics()
     return Context(
         db=db,
         settings=Settings(data=str(folder)),
@@ -106,7 +108,8 @@ def make_context(db, folder, public_url, agents_url="https://127.0.0.1:1", **mor
         reported=Reported(db),
         blobs=Blobs(folder),
         feed=Feed(db),
-        hooks=Hooks(db, keys),
+        metrics=metrics,
+        hooks=Hooks(db, keys, metrics),
         public_url=public_url,
         agents_url=agents_url,
         **more,

@@ -30,6 +30,7 @@ from waybill.web.context import Context
 from waybill.web.feed import Feed
 from waybill.web.hooks import Hooks
 from waybill.web.hub import Hub
+from waybill.web.metrics import Metrics
 
 TABLES = (access, hosts, repositories, rollouts, outbox)
 """The modules whose tables make up the database; importing them registers the tables."""
@@ -98,6 +99,7 @@ async def assemble(settings: Settings) -> Parts:
 
 def context(parts: Parts) -> Context:
     """What the public port's handlers work with."""
+    metrics = Metrics()
     return Context(
         db=parts.db,
         settings=parts.settings,
@@ -108,7 +110,8 @@ def context(parts: Parts) -> Context:
         reported=parts.reported,
         blobs=parts.blobs,
         feed=Feed(parts.db),
-        hooks=Hooks(parts.db, parts.keys),
+        metrics=metrics,
+        hooks=Hooks(parts.db, parts.keys, metrics),
         public_url=parts.settings.public_url,
         agents_url=parts.settings.agents_url,
         ask_host=parts.hub.ask,

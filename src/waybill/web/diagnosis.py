@@ -29,7 +29,6 @@ from waybill.events import outbox
 from waybill.events.outbox import Work
 from waybill.infra.db import Connection
 from waybill.web.context import Context
-from waybill.web.hooks import received
 from waybill.wire.agent import Facts
 from waybill.wire.api import Finding
 
@@ -37,7 +36,6 @@ DISK_FAULT, DISK_WARNING = 512 * 1024**2, 2 * 1024**3
 EXPIRES_SOON = timedelta(days=14)
 SKEW = 60.0
 """Seconds by which a clock may be off."""
-TAKEN = frozenset({"accepted", "duplicate", "ignored"})
 
 
 class _Told(Facts, frozen=True, kw_only=True):
@@ -66,7 +64,7 @@ async def examine(context: Context) -> list[Finding]:
     found += public_address(context.public_url, has_hooks=bool(seen.hooks))
     found += work(seen.aside, seen.struggling)
     found += [finding for host in seen.hosts for finding in host_findings(host)]
-    found += hooks(seen.hooks, seen.deliveries, refusals(), context.public_url)
+    found += hooks(seen.hooks, seen.deliveries, context.metrics.refusals, context.public_url)
     return [*found, plugins()]
 
 
@@ -250,29 +248,19 @@ def hooks(
             found.append(Finding(check=check, level="warning", sentence=sentence, fix=fix))
     for outcome, count in sorted(refused.items()):
         fix = _REFUSED.get(outcome, "The server's log names each one.")
-        sentence = f"{count} deliveries were refused since the server began: {outcome.replace('_', ' ')}."
+        sentence = f"{count} deliveries were refused since the server began: {outcome.replace('-', ' ')}."
         found.append(Finding(check="hooks refused", level="warning", sentence=sentence, fix=fix))
     return found or [_fine("hooks", "all of them deliver, none was refused.")]
 
 
 _REFUSED = {
     "unsigned": "Set the hook's secret in the forge: waybill hook create prints it once.",
-    "wrong_signature": "The secret in the forge is another one: make the hook anew and copy what is printed.",
+    "wrong-signature": "The secret in the forge is another one: make the hook anew and copy what is printed.",
     "stale": "The clocks of forge and server are over 5 minutes apart: set up NTP on both.",
-    "unknown_hook": "Compare the address in the forge with waybill hook list.",
-    "media_type": "Choose application/json as the content type of the hook in the forge.",
-    "too_large": "A push of that size is found by the sweep.",
+    "unknown-hook": "Compare the address in the forge with waybill hook list.",
+    "media-type": "Choose application/json as the content type of the hook in the forge.",
+    "too-large": "A push of that size is found by the sweep.",
 }
-
-
-def refusals() -> dict[str, int]:
-    """Outcome → how many webhook requests were refused with it since the process began."""
-    return {
-        sample.labels["outcome"]: int(sample.value)
-        for metric in received.collect()
-        for sample in metric.samples
-        if sample.name.endswith("_total") and sample.labels["outcome"] not in TAKEN and sample.value
-    }
 
 
 def plugins() -> Finding:

@@ -18,7 +18,6 @@ from typing import Any
 import msgspec
 from litestar import Request, Response, Router, post
 from litestar.params import FromPath
-from prometheus_client import CollectorRegistry, Counter
 
 from waybill.core import clock
 from waybill.core.errors import (
@@ -47,6 +46,7 @@ from waybill.forge.model import (
 )
 from waybill.infra.db import Connection, Database
 from waybill.infra.keys import Keys
+from waybill.web.metrics import Metrics
 from waybill.web.problems import refused
 
 BODY_LIMIT = 25 * 1024 * 1024
@@ -67,11 +67,6 @@ SECRET_LENGTH = 16
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NOBODY = "00000000-0000-0000-0000-000000000000"
 
-received = Counter(
-    "waybill_hook_requests", "Webhook requests by what became of them.", ["outcome"], registry=CollectorRegistry()
-)
-"""Of this process; ``web/metrics.py`` shows it."""
-
 
 class _SlowError(WaybillError):
     status = 408
@@ -85,15 +80,15 @@ class _DisconnectedError(WaybillError):
     pass
 
 
-_OUTCOMES: tuple[tuple[type[WaybillError], str], ...] = (
+_REASONS: tuple[tuple[type[WaybillError], str], ...] = (
     (UnsignedError, "unsigned"),
-    (WrongSignatureError, "wrong_signature"),
+    (WrongSignatureError, "wrong-signature"),
     (StaleError, "stale"),
-    (TooLargeError, "too_large"),
-    (_SlowError, "too_slow"),
-    (_MediaTypeError, "media_type"),
+    (TooLargeError, "too-large"),
+    (_SlowError, "too-slow"),
+    (_MediaTypeError, "media-type"),
     (_DisconnectedError, "disconnected"),
-    (NotFoundError, "unknown_hook"),
+    (NotFoundError, "unknown-hook"),
     (InvalidInputError, "malformed"),
     (UnavailableError, "unavailable"),
 )
@@ -114,9 +109,11 @@ class Hooks:
     Args:
         db: The database.
         keys: Where each hook's secret stands, as ``hook-<id>``.
+        metrics: Where deliveries are counted.
     """
 
-    def __init__(self, db: Database, keys: Keys) -> None:
+    def __init__(self, db: Database, keys: Keys, metrics: Metrics | None = None) -> None:
+        self._metrics = metrics or Metrics()
         self._db = db
         self._keys = keys
         self._forges: Plugins[Forge] = Plugins("waybill.forge.adapters", "FORGE")
@@ -133,8 +130,8 @@ class Hooks:
             try:
                 return await self._deliver(request, hook_id)
             except WaybillError as error:
-                outcome = next((name for kind, name in _OUTCOMES if isinstance(error, kind)), "failed")
-                received.labels(outcome).inc()
+                reason = next((name for kind, name in _REASONS if isinstance(error, kind)), "failed")
+                self._metrics.hook_refused(reason)
                 answer = refused(request, error)
                 if isinstance(error, TooLargeError | _SlowError | _MediaTypeError | UnavailableError):
                     answer.headers["connection"] = "close"  # its body may not have been read to the end
@@ -227,7 +224,6 @@ class Hooks:
         ignored = [event for event in events if isinstance(event, Ignored)]
         pushes = {event.ref: event for event in events if isinstance(event, Push) and event.kind == "branch"}
         if not pushes:
-            received.labels("ignored").inc()
             reason = ignored[0].reason if ignored else "nothing reacts to tags."
             return Response({**told, "ignored": reason}, status_code=200)
         found = [
@@ -246,7 +242,8 @@ class Hooks:
             return True
 
         new = await self._db.write(store)
-        received.labels("accepted" if new else "duplicate").inc()
+        if new:
+            self._metrics.hook_accepted(hook.forge.name)
         return Response(told, status_code=202 if new else 200)
 
     async def _read(self, request: Request[Any, Any, Any], body: bytearray) -> None:

@@ -18,7 +18,6 @@ from waybill.core.ids import new_id
 from waybill.deploy.store import hosts, rollouts
 from waybill.events import outbox
 from waybill.infra.db import Connection, Database
-from waybill.web.hooks import received
 
 CHUNK_WITHIN = 30.0
 """Seconds that a sender has for each next part of a body."""
@@ -41,18 +40,34 @@ class Metrics:
         self._seconds = Histogram(
             "waybill_request_seconds", "Seconds until the answer began.", ["route"], buckets=BUCKETS, registry=registry
         )
-        registry.register(received)
+        self._refused = Counter("waybill_hooks_refused", "Deliveries refused.", ["reason"], registry=registry)
+        self._accepted = Counter("waybill_hooks_accepted", "Deliveries taken.", ["forge"], registry=registry)
         self._depth = Gauge("waybill_outbox_due", "Rows of work that are due or under way.", registry=registry)
         self._aside = Gauge("waybill_outbox_aside", "Rows of work that were set aside.", registry=registry)
         self._age = Gauge("waybill_outbox_age_seconds", "How long the oldest due row has waited.", registry=registry)
         self._rollouts = Gauge("waybill_rollouts", "Rollouts by state.", ["state"], registry=registry)
         self._hosts = Gauge("waybill_hosts", "Enrolled hosts, revoked ones left out.", registry=registry)
         self._connected = Gauge("waybill_hosts_connected", "Hosts whose stream is open.", registry=registry)
+        self._reasons: dict[str, int] = {}
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count an answered request."""
         self._requests.labels(route, method, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
+
+    def hook_refused(self, reason: str) -> None:
+        """Count a refused delivery; ``reason`` is one of few words, such as ``wrong-signature``."""
+        self._refused.labels(reason).inc()
+        self._reasons[reason] = self._reasons.get(reason, 0) + 1
+
+    def hook_accepted(self, forge: str) -> None:
+        """Count a delivery that was taken."""
+        self._accepted.labels(forge).inc()
+
+    @property
+    def refusals(self) -> dict[str, int]:
+        """Deliveries refused since this process began, by reason."""
+        return dict(self._reasons)
 
     async def page(self, db: Database) -> bytes:
         """The text that Prometheus reads."""
