@@ -10,12 +10,10 @@ import pytest
 
 from support import pages as team
 from support.need import missing, need, need_program
-from support.pages import needs, new_token, serving
+from support.pages import again, new_token, serving, waiting
 from support.repos import Repo
 from waybill.deploy.model import Repository
 from waybill.deploy.store import hosts
-from waybill.infra import migrate
-from waybill.infra.db import Database
 
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
 ONE, TWO = "1a" * 20, "2b" * 20
@@ -33,11 +31,9 @@ EVIDENCE = "GET /health -> 503 Service Unavailable\n" + "database: connection re
 
 
 @pytest.fixture
-def store(tmp_path):
-    opened = Database(f"sqlite:///{tmp_path / 'waybill.sqlite'}")
-    migrate.upgrade(opened, tmp_path)
-    yield opened
-    opened.close()
+async def what(tmp_path):
+    async with waiting("sqlite", tmp_path) as context:
+        yield context
 
 
 @pytest.fixture(scope="session")
@@ -126,11 +122,10 @@ class Person:
 
 
 @pytest.fixture
-async def scene(store, tmp_path, chrome):
+async def scene(what, chrome):
     """A person who is logged in at a server with something to see: (person, needs)."""
-    running = await store.write(seed)
-    _, text = await new_token(store)
-    what = needs(store, tmp_path)
+    running = await what.db.write(seed)
+    _, text = await new_token(what.db)
     async with serving(what) as address:
         person = Person(chrome, address)
         await person.look(DESK)
@@ -200,18 +195,17 @@ async def test_a_rollout_moves_on_the_page_without_a_reload(scene):
     assert await person.complaints() == []
 
 
-async def test_the_page_says_when_it_is_cut_off_and_comes_back(store, tmp_path, chrome):
-    await store.write(seed)
-    _, text = await new_token(store)
-    first = needs(store, tmp_path)
-    async with serving(first) as address:
+async def test_the_page_says_when_it_is_cut_off_and_comes_back(what, chrome):
+    await what.db.write(seed)
+    _, text = await new_token(what.db)
+    async with serving(what) as address:
         person = Person(chrome, address)
         await person.log_in(text)
         await person.sees("Live: changes appear by themselves.")
     await person.sees("Not connected; what you see may be old.")
     port = int(address.rpartition(":")[2])
-    await store.write(lambda c: team.enrol(c, "newcomer", {"role": "web"}))
-    async with serving(needs(store, tmp_path), port=port):
+    await what.db.write(lambda c: team.enrol(c, "newcomer", {"role": "web"}))
+    async with serving(again(what), port=port):
         await person.sees("newcomer", 30)
         await person.sees("Live: changes appear by themselves.")
         await person.go("/static/favicon.svg")

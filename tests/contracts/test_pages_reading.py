@@ -3,19 +3,22 @@
 import re
 from html import unescape
 
+import pytest
+
 from support.pages import (
+    again,
     begin,
     deploy,
     enrol,
     facts,
     go_on,
     grant,
-    needs,
     new_token,
     refuse,
     say,
     serving,
     visiting,
+    waiting,
 )  # fmt: skip
 from waybill.core.clock import later
 from waybill.deploy.store import access as access_store
@@ -23,6 +26,12 @@ from waybill.deploy.store import hosts
 from waybill.events import outbox
 
 ONE, TWO = "1a" * 20, "2b" * 20
+
+
+@pytest.fixture
+async def what(database_url, tmp_path):
+    async with waiting(database_url, tmp_path) as context:
+        yield context
 
 
 def text_of(html):
@@ -36,7 +45,7 @@ def a_team(c):
     return deploy(c, "hello", "production", ONE, ["web1", "web2"])
 
 
-async def test_the_overview_says_what_is_live_how_healthy_and_what_runs(db, tmp_path):
+async def test_the_overview_says_what_is_live_how_healthy_and_what_runs(what):
     def seed(c):
         a_team(c)
         rollout = begin(c, "hello", "production", TWO, ["web1", "web2"])
@@ -45,9 +54,9 @@ async def test_the_overview_says_what_is_live_how_healthy_and_what_runs(db, tmp_
         say(c, "web2", rollout, "probing")
         return rollout
 
-    rollout = await db.write(seed)
-    _, text = await new_token(db)
-    async with serving(needs(db, tmp_path)) as address, visiting(address, text) as visit:
+    rollout = await what.db.write(seed)
+    _, text = await new_token(what.db)
+    async with serving(what) as address, visiting(address, text) as visit:
         answer = await visit.get("/")
         words = text_of(answer.text)
         assert answer.status_code == 200
@@ -61,7 +70,7 @@ async def test_the_overview_says_what_is_live_how_healthy_and_what_runs(db, tmp_
         assert "120 ms" in one and "web1" in one and "not yet" in one and TWO in one
 
 
-async def test_warnings_name_missing_checks_absent_hosts_orphans_and_refusals(db, tmp_path):
+async def test_warnings_name_missing_checks_absent_hosts_orphans_and_refusals(what):
     def seed(c):
         a_team(c)
         begin(c, "hello", "production", TWO, ["web1"], warnings=["hello/production has no health check: careful."])
@@ -72,10 +81,10 @@ async def test_warnings_name_missing_checks_absent_hosts_orphans_and_refusals(db
         refuse(c, reason="team/hello may not deploy x/y.", hint="An admin grants it.", service="x", environment="y")
         outbox.wake(c, "deploy.push", "key-7")
 
-    await db.write(seed)
-    await db.write(lambda c: c.execute(outbox.work_table.update().values(aside=True, error="it broke")))
-    _, text = await new_token(db)
-    async with serving(needs(db, tmp_path)) as address, visiting(address, text) as visit:
+    await what.db.write(seed)
+    await what.db.write(lambda c: c.execute(outbox.work_table.update().values(aside=True, error="it broke")))
+    _, text = await new_token(what.db)
+    async with serving(what) as address, visiting(address, text) as visit:
         words = text_of((await visit.get("/")).text)
     assert "has no health check" in words
     assert "web2 is away; shown is what was last heard." in words
@@ -86,7 +95,7 @@ async def test_warnings_name_missing_checks_absent_hosts_orphans_and_refusals(db
     assert "Clock 3 h behind" in words and "1000 bytes free" in words
 
 
-async def test_a_bound_token_sees_its_own_and_nothing_else(db, tmp_path):
+async def test_a_bound_token_sees_its_own_and_nothing_else(what):
     def seed(c):
         a_team(c)
         enrol(c, "vault9", {"role": "secret"}, facts=facts())
@@ -95,9 +104,9 @@ async def test_a_bound_token_sees_its_own_and_nothing_else(db, tmp_path):
         refuse(c, repository="team/payroll", reason="payroll-file.")
         return deploy(c, "payroll", "production", TWO, ["vault9"], repository="team/payroll")
 
-    hidden = await db.write(seed)
-    _, text = await new_token(db, "viewer", "bob", services="hello")
-    async with serving(needs(db, tmp_path)) as address, visiting(address, text) as visit:
+    hidden = await what.db.write(seed)
+    _, text = await new_token(what.db, "viewer", "bob", services="hello")
+    async with serving(what) as address, visiting(address, text) as visit:
         for path in ("/", "/hosts", "/rollouts", "/timeline", "/environments/hello/production"):
             answer = await visit.get(path)
             assert answer.status_code == 200
@@ -110,7 +119,7 @@ async def test_a_bound_token_sees_its_own_and_nothing_else(db, tmp_path):
         assert (await visit.get("/environments/hello/production")).text.count("<form") == 1  # log-out alone
 
 
-async def test_hostile_names_are_shown_inert(db, tmp_path):
+async def test_hostile_names_are_shown_inert(what):
     evil = "<script>alert(1)</script>\u202egnp.exe"
 
     def seed(c):
@@ -120,9 +129,9 @@ async def test_hostile_names_are_shown_inert(db, tmp_path):
         say(c, '"><img src=x>', rollout, "failed", evidence="</pre><script>alert(2)</script>\nsecond line")
         return rollout
 
-    rollout = await db.write(seed)
-    _, text = await new_token(db, name="<u>eve")
-    async with serving(needs(db, tmp_path)) as address, visiting(address, text) as visit:
+    rollout = await what.db.write(seed)
+    _, text = await new_token(what.db, name="<u>eve")
+    async with serving(what) as address, visiting(address, text) as visit:
         for path in ("/", "/hosts", "/timeline", f"/rollouts/{rollout.id}"):
             answer = await visit.get(path)
             body = answer.text
@@ -134,9 +143,9 @@ async def test_hostile_names_are_shown_inert(db, tmp_path):
         assert (await visit.get(found)).status_code == 200
 
 
-async def test_log_in_is_needed_expires_with_its_token_and_ends_with_log_out(db, tmp_path):
-    token, text = await new_token(db)
-    async with serving(needs(db, tmp_path)) as address, visiting(address) as visit:
+async def test_log_in_is_needed_expires_with_its_token_and_ends_with_log_out(what):
+    token, text = await new_token(what.db)
+    async with serving(what) as address, visiting(address) as visit:
         for path in ("/", "/hosts", "/rollouts", "/timeline", "/rollouts/x", "/environments/a/b"):
             answer = await visit.get(path)
             assert answer.status_code == 303 and answer.headers["location"].startswith("/login")
@@ -159,13 +168,28 @@ async def test_log_in_is_needed_expires_with_its_token_and_ends_with_log_out(db,
         ):
             assert (await visit.get("/", headers={"cookie": f"{name}={forged}"})).status_code == 303
         assert (await visit.get("/", headers={"cookie": f"{name}={value}"})).status_code == 200
-        await db.write(lambda c: access_store.revoke_token(c, token.id))
+        await what.db.write(lambda c: access_store.revoke_token(c, token.id))
         assert (await visit.get("/", headers={"cookie": f"{name}={value}"})).status_code == 303
 
 
-async def test_https_makes_the_cookie_secure_and_pages_carry_every_header(db, tmp_path):
-    _, text = await new_token(db)
-    async with serving(needs(db, tmp_path, public_url="https://ship.example")) as address, visiting(address) as visit:
+@pytest.mark.filterwarnings("ignore:.*Inferred dependency")
+async def test_the_session_reads_the_api_and_changes_nothing_there(what):
+    from waybill.web.app import public_app
+
+    await what.db.write(a_team)
+    _, text = await new_token(what.db)
+    async with serving(what, app=public_app(what)) as address, visiting(address, text) as visit:
+        assert "hello" in (await visit.get("/api/status")).text
+        for origin in ({"sec-fetch-site": "same-origin"}, {"origin": address}, {"sec-fetch-site": "cross-site"}):
+            answer = await visit.post("/api/tokens", json={"name": "n", "role": "viewer"}, headers=origin)
+            assert answer.status_code == 401
+        await visit.post("/logout")
+        assert (await visit.get("/api/status")).status_code == 401
+
+
+async def test_https_makes_the_cookie_secure_and_pages_carry_every_header(what):
+    _, text = await new_token(what.db)
+    async with serving(again(what, public_url="https://ship.example")) as address, visiting(address) as visit:
         answer = await visit.post("/login", data={"token": text, "next": "//evil.example/x"})
         assert answer.headers["location"] == "/"
         assert "__Host-waybill=" in answer.headers["set-cookie"] and "Secure" in answer.headers["set-cookie"]
@@ -179,9 +203,9 @@ async def test_https_makes_the_cookie_secure_and_pages_carry_every_header(db, tm
         assert "no-store" in (await visit.get("/login")).headers["cache-control"]
 
 
-async def test_posts_from_elsewhere_are_refused_and_log_ins_are_limited(db, tmp_path):
-    _, text = await new_token(db)
-    async with serving(needs(db, tmp_path)) as address, visiting(address, text) as visit:
+async def test_posts_from_elsewhere_are_refused_and_log_ins_are_limited(what):
+    _, text = await new_token(what.db)
+    async with serving(what) as address, visiting(address, text) as visit:
         for headers in (
             {"sec-fetch-site": "cross-site"},
             {"sec-fetch-site": "same-site"},
@@ -204,14 +228,14 @@ async def test_posts_from_elsewhere_are_refused_and_log_ins_are_limited(db, tmp_
         assert (await visit.post("/login", headers={"origin": address})).headers["x-frame-options"] == "DENY"
 
 
-async def test_many_hosts_and_events_are_paged(db, tmp_path):
+async def test_many_hosts_and_events_are_paged(what):
     def seed(c):
         for number in range(130):
             enrol(c, f"box{number:03}", {"n": str(number)}, facts=facts())
 
-    await db.write(seed)
-    _, text = await new_token(db)
-    async with serving(needs(db, tmp_path)) as address, visiting(address, text) as visit:
+    await what.db.write(seed)
+    _, text = await new_token(what.db)
+    async with serving(what) as address, visiting(address, text) as visit:
         assert "All 130 hosts" in (await visit.get("/")).text
         first, second = (await visit.get("/hosts")).text, (await visit.get("/hosts?page=2")).text
         seen = set(re.findall(r'id="h-(box\d+)"', first)) | set(re.findall(r'id="h-(box\d+)"', second))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 
 import httpx2
 import msgspec
@@ -11,48 +12,35 @@ from litestar import Litestar
 from waybill.core.clock import later, stamp
 from waybill.core.ids import new_id
 from waybill.deploy import access, advance, reported
-from waybill.deploy.adapters.git import Mirrors
 from waybill.deploy.events import DeploymentRefused, HostEnrolled
 from waybill.deploy.model import Grant, Host, Rollout
-from waybill.deploy.pushes import Pushes
-from waybill.deploy.service import Deployments
 from waybill.deploy.store import access as access_store
 from waybill.deploy.store import hosts, repositories, rollouts
 from waybill.events import outbox
-from waybill.infra.blobs import Blobs
-from waybill.infra.ca import Authority
-from waybill.infra.keys import Keys
 from waybill.infra.settings import Settings
-from waybill.web.context import Context
-from waybill.web.feed import Feed
+from waybill.server import wiring
 from waybill.web.pages import router
 from waybill.wire.agent import Facts, Report
 
 
-def needs(db, folder, public_url="http://127.0.0.1"):
-    """The context of a server whose worker stands still: tests move rollouts on by hand."""
-    keys = Keys(folder)
-    pushes = Pushes(db, Mirrors(folder, keys))
-    return Context(
-        db=db,
-        settings=Settings(data=str(folder)),
-        keys=keys,
-        authority=Authority(keys),
-        deployments=Deployments(db, pushes),
-        pushes=pushes,
-        reported=reported.Reported(db),
-        blobs=Blobs(folder),
-        feed=Feed(db),
-        public_url=public_url,
-        agents_url="https://127.0.0.1:1",
-    )
+@contextlib.asynccontextmanager
+async def waiting(database_url, folder):
+    """The context of a real server without its ports, whose worker stands still: tests move rollouts on by hand."""
+    parts = await wiring.assemble(Settings(data=str(folder), database=database_url, public_url="http://127.0.0.1"))
+    yield wiring.context(parts)
+    parts.db.close()
+
+
+def again(what, **changed):
+    """The same server, started another time."""
+    return dataclasses.replace(what, stopping=asyncio.Event(), **changed)
 
 
 @contextlib.asynccontextmanager
-async def serving(what, port=0):
+async def serving(what, port=0, app=None):
     """The pages behind uvicorn on a free port; yields the address."""
     config = uvicorn.Config(
-        Litestar([router(what)], openapi_config=None, debug=False),
+        app or Litestar([router(what)], openapi_config=None, debug=False),
         port=port,
         log_level="error",
         lifespan="off",
