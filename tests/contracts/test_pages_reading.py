@@ -172,7 +172,6 @@ async def test_log_in_is_needed_expires_with_its_token_and_ends_with_log_out(wha
         assert (await visit.get("/", headers={"cookie": f"{name}={value}"})).status_code == 303
 
 
-@pytest.mark.filterwarnings("ignore:.*Inferred dependency")
 async def test_the_session_reads_the_api_and_changes_nothing_there(what):
     from waybill.web.app import public_app
 
