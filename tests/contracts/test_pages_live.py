@@ -120,7 +120,7 @@ async def test_two_hundred_watchers_cost_one_read_a_change_and_five_pushes_a_sec
         visit.timeout = None
         async with asyncio.TaskGroup() as group:
             answers = [
-                await visit.send(visit.build_request("GET", "/live?page=overview"), stream=True) for _ in range(99)
+                await visit.send(visit.build_request("GET", "/live?page=overview"), stream=True) for _ in range(200)
             ]
             streams = [Stream(answer) for answer in answers]
             for task in [group.create_task(stream.next()) for stream in streams]:

@@ -95,6 +95,27 @@ async def test_warnings_name_missing_checks_absent_hosts_orphans_and_refusals(wh
     assert "Clock 3 h behind" in words and "1000 bytes free" in words
 
 
+async def test_a_rollout_that_went_back_keeps_what_its_hosts_said(what):
+    def seed(c):
+        a_team(c)
+        rollout = go_on(c, begin(c, "hello", "production", TWO, ["web1", "web2"]))
+        say(c, "web2", rollout, "failed", reason="the check answered 500.", evidence="HTTP/1.1 500", took=431)
+        go_on(c, rollout)
+        for name in ("web1", "web2"):
+            say(c, name, rollout, "live", took=77)
+        return go_on(c, rollout)
+
+    rollout = await what.db.write(seed)
+    _, text = await new_token(what.db)
+    async with serving(what) as address, visiting(address, text) as visit:
+        page = text_of((await visit.get(f"/rollouts/{rollout.id}")).text)
+        assert "Reverted web2: the check answered 500." in page
+        assert page.count("Back on the release before") == 2
+        assert "HTTP/1.1 500" in page and "failed after 431 ms" in page and "77 ms" in page
+        overview = text_of((await visit.get("/")).text)
+        assert ONE[:12] in overview and "All is well" in overview
+
+
 async def test_a_bound_token_sees_its_own_and_nothing_else(what):
     def seed(c):
         a_team(c)

@@ -63,7 +63,12 @@ async def serving(what, port=0, app=None):
 @contextlib.asynccontextmanager
 async def visiting(address, text=None):
     """A browser's cookies without a browser; logged in when a token is given."""
-    async with httpx2.AsyncClient(base_url=address, headers={"sec-fetch-site": "same-origin"}, timeout=10) as client:
+    async with httpx2.AsyncClient(
+        base_url=address,
+        headers={"sec-fetch-site": "same-origin"},
+        timeout=10,
+        limits=httpx2.Limits(max_connections=300),
+    ) as client:
         if text is not None:
             answer = await client.post("/login", data={"token": text, "next": "/"})
             assert answer.status_code == 303, answer.text

@@ -59,9 +59,15 @@ def progress(snapshot: Snapshot, rollout: Rollout) -> Progress:
     return Progress(
         rollout=rollout,
         badge=rollout_badge(rollout.state),
-        hosts=[(member, host_badge(member.state)) for member in members],
+        hosts=[(member, _standing(rollout, member)) for member in members],
         through=sum(member.state in FINAL for member in members),
     )
+
+
+def _standing(rollout: Rollout, member: RolloutHost) -> Badge:
+    if rollout.outcome and member.state == "live":
+        return Badge("ok", "Back on the release before")
+    return host_badge(member.state)
 
 
 def places(snapshot: Snapshot) -> list[Place]:
@@ -139,9 +145,9 @@ def headline(snapshot: Snapshot, shown: list[Place]) -> Badge:
     if snapshot.running:
         parts.append(f"{count(len(snapshot.running), 'rollout')} under way")
     if bad:
-        parts.append(f"{names(bad)} in trouble")
+        parts.append(f"In trouble: {names(bad)}")
     if away:
-        parts.append(f"{names(away)} away")
+        parts.append(f"Away: {names(away)}")
     if warned:
         parts.append(count(warned, "warning"))
     if snapshot.aside:
@@ -151,8 +157,7 @@ def headline(snapshot: Snapshot, shown: list[Place]) -> Badge:
     if not parts:
         return Badge("ok", f"All is well: {count(len(shown), 'service')}, {count(len(snapshot.hosts), 'host')}.")
     calm = not (bad or away or warned or snapshot.aside)
-    sentence = " · ".join(parts)
-    return Badge("bad" if bad else "busy" if calm else "warn", sentence[0].upper() + sentence[1:] + ".")
+    return Badge("bad" if bad else "busy" if calm else "warn", " · ".join(parts) + ".")
 
 
 def _by_urgency(snapshot: Snapshot) -> list[Rollout]:
