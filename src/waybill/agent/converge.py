@@ -142,8 +142,6 @@ class Service:
         It leaves no task behind: asyncio waits for ever for a program whose start is cancelled with the loop (3.11).
         """
         attempt, live = self.folder.attempt(), self.folder.live()
-        if attempt and attempt != rules.resumed(attempt):
-            self.folder.store(rules.resumed(attempt))
         if live and not self.folder.told().removed:
             undecided = attempt is not None and attempt.switching and rules.unfinished(attempt, live)
             try:
@@ -151,10 +149,12 @@ class Service:
                 await self._commands("start", live.placed, None)
                 if not undecided:
                     await self._commands("switch", live.placed, None)
-            except WaybillError as error:
+            except (WaybillError, OSError) as error:
                 self.trouble = f"what was live could not be brought up again: {error}"
                 self._health = "failing"
                 log.warning("%s: %s", self.folder.key, self.trouble)
+        if attempt and attempt != rules.resumed(attempt):  # last: on a full disk it fails
+            self.folder.store(rules.resumed(attempt))
 
     async def _supervise(self, step: rules.Step) -> None:
         task = asyncio.create_task(self._do(step))

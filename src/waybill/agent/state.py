@@ -269,8 +269,7 @@ class Home:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ConflictError(f"an agent already runs on {self.root}.", "There can be one.") from None
-            os.ftruncate(handle, 0)
-            os.write(handle, str(os.getpid()).encode())
+            os.pwrite(handle, f"{os.getpid():<10}".encode(), 0)  # in place: works on a full disk too
             yield
         finally:
             os.close(handle)
