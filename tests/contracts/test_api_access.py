@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import re
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -45,6 +47,14 @@ async def test_every_address_but_the_open_ones_refuses_who_shows_no_token(server
     assert (await server.client.get("/metrics")).status_code == 401
     assert (await server.client.get("/healthz")).text == "alive\n"
     assert (await server.client.get("/readyz")).text == "ready\n"
+
+
+async def test_the_reference_page_names_every_address_and_no_other(server):
+    _, schema = await server.call("GET", "/api/schema/openapi.json", token="")
+    real = {(method.upper(), path) for path, methods in schema["paths"].items() for method in methods}
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "api.md").read_text()
+    named = set(re.findall(r"^\| ([A-Z]+) \| `(/api[^`]*)` \|", page, re.MULTILINE))
+    assert named == {(method, path) for method, path in real if path.startswith("/api")}
 
 
 @pytest.mark.parametrize(

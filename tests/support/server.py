@@ -129,7 +129,7 @@ async def serving(db, folder):
         asked.append((host, message))
         return host in here
 
-    context = make_context(db, folder, url, ask_host=ask)
+    context = make_context(db, folder, url, url, ask_host=ask)
     config = uvicorn.Config(
         public_app(context), lifespan="off", log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=3
     )

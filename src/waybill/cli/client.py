@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -93,6 +94,7 @@ class Client:
     def __init__(self, login: Login | None = None, timeout: float = 30.0) -> None:
         self.login = login or load()
         self._api = Api(self.login.server, self.login.token, self.login.ca or None, timeout)
+        weakref.finalize(self, self._api.close)
 
     @overload
     def call(self, method: str, path: str, kind: type[T], body: Any = None, **params: Any) -> T: ...

@@ -53,7 +53,10 @@ def doctor(
     else:
         _print(found, every=every)
     if faults:
-        raise FaultsFoundError(f"{len(faults)} faults were found.", "" if json else "The fix stands below each.")
+        raise FaultsFoundError(
+            "1 fault was found." if len(faults) == 1 else f"{len(faults)} faults were found.",
+            "" if json else "The fix stands below each.",
+        )
 
 
 def _server(client: Client) -> list[Finding]:

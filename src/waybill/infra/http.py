@@ -159,6 +159,10 @@ class Api:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
     def request(self, method: str, path: str, body: Any = None, params: dict[str, str | int] | None = None) -> Any:
         """The decoded JSON of the answer; None when it has no body."""
         content = None if body is None else msgspec.json.encode(body)
