@@ -34,7 +34,7 @@ SERVE = "from waybill.cli.main import main; main()"
 AGENT = "import waybill.agent.link as link; link.LONGEST_WAIT = {wait}; " + SERVE
 PORT = 8480
 KEY = "hello/production"
-FAULT = 30.0
+FAULT = 60.0
 """Seconds within which a system is well again after any fault here."""
 
 
@@ -176,6 +176,7 @@ class System:
 
     async def connected(self, *names: str) -> None:
         """Wait until hosts are connected."""
+
         async def all_here() -> bool:
             here = {host["name"] for host in await self.call("GET", "/api/hosts") if host["connected"]}
             return set(names or self.agents) <= here
@@ -274,7 +275,7 @@ environments:
                         return found
                     await asyncio.sleep(0.02)
         except TimeoutError:
-            raise AssertionError(f"{message}\n{self.logs()}") from None
+            raise AssertionError(f"{message}\n{self.logs()}\n{self.state()}") from None
 
     async def serves(self, version: str, names: Iterable[str] = (), seconds: float = FAULT) -> None:
         """Wait until hosts answer with this version."""
@@ -306,6 +307,7 @@ environments:
 
     async def ended(self, commit: str, state: str = "done", seconds: float = FAULT) -> dict[str, Any]:
         """The one rollout of a commit, once it has ended in this state."""
+
         async def look() -> dict[str, Any]:
             with contextlib.suppress(httpx2.TransportError):
                 return next((one for one in await self.rollouts(commit) if one["finished"]), {})
@@ -364,9 +366,17 @@ environments:
         expected = {(name, version): 1 for name in self.agents for version in versions}
         assert {key: found[key] for key in expected} == expected, found
 
+    def state(self) -> str:
+        """What the database holds of work and rollouts, for whoever reads a failure."""
+        asked = ("SELECT * FROM work", 'SELECT state, reason, "commit", sequence FROM rollout ORDER BY id DESC LIMIT 5',
+                 "SELECT * FROM rollout_host ORDER BY rollout DESC LIMIT 4")  # fmt: skip
+        with contextlib.suppress(sa.exc.SQLAlchemyError):
+            return "\n".join(str(row) for sql in asked for row in self.query(sql))
+        return ""
+
     def logs(self) -> str:
         programs = (self.server, *self.agents.values())
-        return "\n".join(f"--- {one.name}\n{one.said()[-2500:]}" for one in programs)
+        return "\n".join(f"--- {one.name}\n{_telling(one.said())}" for one in programs)
 
     def query(self, sql: str) -> list[Any]:
         """Rows of the server's own database, read beside it."""
@@ -392,6 +402,10 @@ async def system(folder: Path, *hosts: str, database: str = "", **settings: str)
         yield made
     finally:
         await made.close()
+
+
+def _telling(log: str) -> str:
+    return "\n".join([line for line in log.splitlines() if "connection attempts failed" not in line][-25:])
 
 
 def _free_net() -> str:
