@@ -2,7 +2,8 @@
 
 It answers every path with JSON that names its version. After SIGTERM it goes on serving; every answer then says
 ``Connection: close``, and it ends when the last connection has closed. Variables: ``VERSION``; ``BROKEN=1`` answers 500
-on every path; ``CRASH=1`` ends at once; ``SLOW`` seconds before each answer.
+on every path; ``CRASH=1`` ends at once; ``SLOW`` seconds before each answer; ``STARTS`` a file that gets a line for
+each start.
 """
 
 import asyncio
@@ -76,6 +77,9 @@ class Service:
 
 
 if __name__ == "__main__":
+    if os.environ.get("STARTS"):
+        with open(os.environ["STARTS"], "a") as file:  # noqa: PTH123 - pathlib would cost each start some milliseconds
+            file.write(f"{VERSION} {os.getpid()} {os.getcwd()}\n")  # noqa: PTH109 - the same
     if os.environ.get("CRASH") == "1":
         sys.exit("asked to crash")
     asyncio.run(Service().run())

@@ -477,6 +477,7 @@ class Service:
             live_sequence=live.placed.manifest.sequence if live else 0,
             live_commit=live.placed.manifest.commit if live else "",
             health=self._health if live else "unknown",
+            highest=told.highest,
             took=since or (_since(told.at) if told.at and state not in FINAL else 0),
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import os
@@ -17,7 +18,7 @@ import msgspec
 
 from waybill.agent.facts import facts
 from waybill.agent.state import Config, Home, write
-from waybill.core.errors import ConflictError, InvalidInputError, UnauthenticatedError
+from waybill.core.errors import ConflictError, InvalidInputError, NotFoundError, UnauthenticatedError
 from waybill.wire.agent import Enrolled, Enrolment, Facts
 
 PREFIX = "wbe1."
@@ -133,21 +134,31 @@ def check_authority(enrolled: Enrolled, token: Token) -> None:
 
 
 def store(home: Home, enrolled: Enrolled, identity: Identity, allow: tuple[str, ...], *, accounts: bool) -> None:
-    """Write the enrolled state folder; ``agent.toml`` last, since it makes it one."""
+    """Write the enrolled state folder; ``agent.toml`` last, since it makes it one.
+
+    A host that is enrolled again keeps what its services need: the address, and below the new age identity the earlier
+    ones, since what was sealed to them must still open after a reboot.
+    """
     root_mode = 0o711 if os.geteuid() == 0 else 0o700
     home.root.mkdir(parents=True, exist_ok=True, mode=root_mode)
     home.root.chmod(root_mode)
     home.keys.mkdir(mode=0o700, exist_ok=True)
+    earlier = home.keys / "age.key"
+    ring = [identity.age, *(earlier.read_text().split() if earlier.exists() else [])]
     for name, content in (
         ("host.key", identity.key),
         ("host.crt", enrolled.certificate),
         ("ca.crt", enrolled.ca),
-        ("age.key", identity.age),
+        ("age.key", "\n".join(ring) + "\n"),
         ("age.pub", identity.recipient + "\n"),
     ):
         write(home.keys / name, content, 0o600)
     (home.root / "server.json").unlink(missing_ok=True)
-    home.write_config(Config(host=enrolled.host, servers=(enrolled.agents_url,), allow=allow, accounts=accounts))
+    address = ""
+    with contextlib.suppress(InvalidInputError, NotFoundError):
+        address = home.config().address
+    servers = (enrolled.agents_url,)
+    home.write_config(Config(host=enrolled.host, servers=servers, allow=allow, accounts=accounts, address=address))
 
 
 def enrol(home: Home, text: str, *, name: str, allow: tuple[str, ...], force: bool, accounts: bool) -> Enrolled:

@@ -112,6 +112,9 @@ def _issue(connection: Connection, rollout: Rollout) -> None:
 def _step(connection: Connection, rollout: Rollout) -> float | None:
     if rollout.state == "building":
         return _build(connection, rollout)
+    if rollout.sequence < host_store.highest_sequence(connection, rollout.service, rollout.environment):
+        _renumber(connection, rollout)
+        return None
     hosts = store.rollout_hosts(connection, rollout.id)
     if rollout.state == "reverting":
         step = rules.after_revert(hosts, rollout.limit)
@@ -129,6 +132,19 @@ def _step(connection: Connection, rollout: Rollout) -> float | None:
             ending = rollout.outcome if state == "reverted" else state
             _end(connection, rollout, ending, "; ".join(part for part in reasons if part))
     return None
+
+
+def _renumber(connection: Connection, rollout: Rollout) -> None:
+    """Tell the same again above what hosts accepted: an older copy of the database was put back, they never go back."""
+    sequence = store.next_sequence(connection, rollout.service, rollout.environment)
+    manifest = msgspec.structs.replace(manifests.decode(rollout.manifest), sequence=sequence, issued=stamp())
+    text = manifests.encode(manifest).decode()
+    changed = store.update_rollout(connection, rollout.id, sequence=sequence, manifest=text)
+    told = [host.host for host in store.rollout_hosts(connection, rollout.id) if host.state != "untold"]
+    if rollout.state == "reverting":
+        _tell(connection, changed, told, store.rollout_hosts(connection, rollout.id))
+    else:
+        store.set_untold(connection, rollout.id)  # the rules tell them in their order
 
 
 def _tell(connection: Connection, rollout: Rollout, names: Iterable[str], hosts: list[RolloutHost]) -> None:

@@ -52,6 +52,31 @@ class BranchGone(EventBody, frozen=True, kw_only=True):
         return f"{self.repository}: {self.branch} was deleted; what runs keeps running"
 
 
+class RepositoryAway(EventBody, frozen=True, kw_only=True):
+    """A repository that could be fetched no longer can; it is tried again and again."""
+
+    repository: str
+    reason: str
+
+    def subject(self) -> str:
+        return self.repository
+
+    def sentence(self) -> str:
+        return f"{self.repository} cannot be fetched, pushes to it wait, what runs keeps running: {self.reason}"
+
+
+class RepositoryBack(EventBody, frozen=True, kw_only=True):
+    """A repository can be fetched again."""
+
+    repository: str
+
+    def subject(self) -> str:
+        return self.repository
+
+    def sentence(self) -> str:
+        return f"{self.repository} can be fetched again"
+
+
 class DeploymentRefused(EventBody, frozen=True, kw_only=True):
     """A commit asked for something that it may not have, or that makes no sense."""
 

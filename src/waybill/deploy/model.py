@@ -18,10 +18,12 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: By which hooks, grants and manifests name it, for example ``team/hello``.
         url: Where it is fetched from; never holds a credential.
+        trouble: Why it could not be fetched the last time; empty when it could.
     """
 
     name: str
     url: str
+    trouble: str = ""
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):

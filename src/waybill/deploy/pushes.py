@@ -10,7 +10,7 @@ from waybill.core.errors import InvalidInputError, NotFoundError, WaybillError
 from waybill.core.ids import new_id
 from waybill.deploy import advance, rules
 from waybill.deploy.adapters.git import Mirrors
-from waybill.deploy.events import BranchGone, BranchMoved, Changed, DeploymentRefused
+from waybill.deploy.events import BranchGone, BranchMoved, Changed, DeploymentRefused, RepositoryAway, RepositoryBack
 from waybill.deploy.model import Order, Repository, Rollout
 from waybill.deploy.servicefile import ServiceFile
 from waybill.deploy.servicefile_parse import parse
@@ -54,6 +54,7 @@ class Pushes:
             outbox.record(connection, Changed(what="repository", name=repository.name, change=change), actor)
             for branch, commit in heads.items():
                 repositories.put_head(connection, repository.name, branch, commit)
+            _note_trouble(connection, repository.name, "")
 
         await self._db.write(apply)
         return heads
@@ -61,7 +62,12 @@ class Pushes:
     async def sync(self, work: Work) -> Again | None:
         """Handler: fetch a repository and note which branches moved."""
         repository = await self._db.read(lambda connection: repositories.repository(connection, work.key))
-        heads = await self.mirrors.fetch(repository)
+        try:
+            heads = await self.mirrors.fetch(repository)
+        except WaybillError as error:
+            await self._note_trouble(repository, error.reason)
+            raise
+        await self._note_trouble(repository, "")
         known = await self._db.read(lambda connection: repositories.heads(connection, repository.name))
         moved = {branch: commit for branch, commit in heads.items() if known.get(branch) != commit}
         forced = {
@@ -99,8 +105,10 @@ class Pushes:
         for repository in known:
             try:
                 remote = await self.mirrors.remote_heads(repository)
-            except WaybillError:
-                continue  # syncing it says so where a person sees it; a sweep goes on with the others
+            except WaybillError as error:
+                await self._note_trouble(repository, error.reason)
+                continue
+            await self._note_trouble(repository, "")
             seen = await self._db.read(lambda connection, name=repository.name: repositories.heads(connection, name))  # type: ignore[misc]
             if remote != seen:
                 await self._db.write(lambda connection, name=repository.name: outbox.wake(connection, SYNC, name))  # type: ignore[misc]
@@ -197,6 +205,10 @@ class Pushes:
             limit=HOST_SLACK + budget + (environment.health.within if environment.health else 0.0),
         )
 
+    async def _note_trouble(self, repository: Repository, trouble: str) -> None:
+        if repository.trouble != trouble:
+            await self._db.write(lambda connection: _note_trouble(connection, repository.name, trouble))
+
     async def _draw(self, plan: rules.Plan, moved: BranchMoved, event: Event) -> Rollout | rules.Refusal:
         try:
             return await self.rollout(plan, moved, event)
@@ -207,6 +219,13 @@ class Pushes:
     async def _refuse(self, moved: BranchMoved, error: WaybillError) -> None:
         refusal = rules.Refusal(service="", environment="", reason=error.reason, hint=error.hint)
         await self._db.write(lambda connection: _record_refusal(connection, moved, refusal))
+
+
+def _note_trouble(connection: Connection, name: str, trouble: str) -> None:
+    """Say once that a repository went away, and once that it is back."""
+    if repositories.set_trouble(connection, name, trouble):
+        body = RepositoryAway(repository=name, reason=trouble) if trouble else RepositoryBack(repository=name)
+        outbox.record(connection, body, "waybill")
 
 
 def _record_refusal(connection: Connection, moved: BranchMoved, refusal: rules.Refusal) -> None:

@@ -84,6 +84,7 @@ class Dispatcher:
         timers = list(self._timers)
 
         def plan(connection: Connection) -> None:
+            outbox.orphan(connection, [owner for owner in outbox.owners(connection) if self._dead(owner)])
             for name, every in timers:
                 outbox.schedule(connection, name, "timer", min(every, 1.0))
 
@@ -110,6 +111,16 @@ class Dispatcher:
         """Lease nothing more; ``run`` returns once what is under way has ended (10 s at most)."""
         self._stopping = True
         self._bell.set()
+
+    def _dead(self, owner: str) -> bool:
+        """Whether a holder of leases was a process of this machine that is no more, so nobody waits for its leases.
+
+        A mistake would do no harm: a row's token rises with each lease, and only the newest holder may finish it.
+        """
+        machine, _, rest = owner.rpartition(":")[0].rpartition(":")
+        if machine != socket.gethostname() or owner == self.owner:
+            return False
+        return rest == str(os.getpid()) or not os.path.exists(f"/proc/{rest}")  # noqa: PTH110 - a plain look
 
     async def _round(self) -> float:
         room = self._width - len(self._running)

@@ -221,6 +221,17 @@ def release(connection: Connection, works: Iterable[Work]) -> None:
     notify(connection, TOPIC)
 
 
+def owners(connection: Connection) -> list[str]:
+    """Who holds leases now."""
+    query = sa.select(work_table.c.owner).where(work_table.c.leased_until >= epoch(connection)).distinct()
+    return list(connection.execute(query).scalars())
+
+
+def orphan(connection: Connection, owners: Iterable[str]) -> None:
+    """Take the rows of owners that are dead for certain, before their leases run out."""
+    connection.execute(work_table.update().where(work_table.c.owner.in_(list(owners))).values(leased_until=0, owner=""))
+
+
 def set_aside(connection: Connection) -> list[Work]:
     """The rows that kept failing, for a person to look at."""
     columns = [work_table.c[name] for name in Work.__struct_fields__]

@@ -5,6 +5,7 @@ The agent imports this module and nothing else of the vault.
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 
 from waybill.core import canonical
@@ -41,8 +42,15 @@ def open_variables(locked: bytes, path: str, identity: str, expected_digest: str
 def unseal_ring(armor: str, host_identity: str) -> str:
     """The environment's identity file, out of what ``waybill keys grant`` sealed to this host.
 
+    Args:
+        armor: What was sealed.
+        host_identity: The host's own identity; below it those that it had before it was enrolled again.
+
     Raises:
         ForbiddenError: It is damaged, or sealed to another host.
     """
-    host = age.parse(host_identity, "the host's identity")[0]
-    return age.unseal(armor, host, "the environment's key").decode()
+    present, *earlier = age.parse(host_identity, "the host's identity")
+    for host in earlier:
+        with contextlib.suppress(ForbiddenError):
+            return age.unseal(armor, host, "the environment's key").decode()
+    return age.unseal(armor, present, "the environment's key").decode()

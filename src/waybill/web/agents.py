@@ -57,8 +57,7 @@ def agents_app(  # noqa: C901, PLR0915 - a list of routes, each short
         if client is None:
             raise ForbiddenError("this port is for enrolled hosts.", "waybill agent enroll makes one of this machine.")
         name, serial = client["name"], client["serial"]
-        if not await db.read(lambda connection: store.admitted(connection, name, serial)):
-            raise ForbiddenError(f"{name} is not admitted: revoked, or enrolled again since.", "Enrol it again.")
+        await db.read(lambda connection: store.admit(connection, name, serial))
         return str(name)
 
     @asgi("/v1/desired", copy_scope=False)

@@ -68,8 +68,10 @@ class Hub:
         self._streams[host].add(queue)
         try:
             await self._db.write(lambda connection: store.heard(connection, [host]))
-            standing = await self._db.read(lambda connection: store.told_to(connection, host))
-            hello = Hello(server=self._server, host=host, at=stamp(), heartbeat=HEARTBEAT)
+            newest, standing = await self._db.read(
+                lambda connection: (store.revision(connection), store.told_to(connection, host))
+            )
+            hello = Hello(server=self._server, host=host, at=stamp(), heartbeat=HEARTBEAT, revision=newest)
             yield msgspec.json.encode(hello) + b"\n" + b"".join(line.encode() + b"\n" for line in standing)
             while not self._stopping:
                 try:

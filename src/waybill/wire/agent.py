@@ -120,6 +120,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         health: Health of what serves now.
         at: The host's clock, RFC 3339 UTC.
         took: Milliseconds from being told to this state.
+        highest: Highest sequence that the host ever accepted; a server that lost its past counts on from there.
     """
 
     service: str
@@ -133,6 +134,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     live_commit: str = ""
     health: Literal["unknown", "healthy", "failing", "restarting", "stopped"] = "unknown"
     took: int = 0
+    highest: int = 0
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

@@ -241,6 +241,7 @@ class RepositoryInfo(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     credentials: list[str] = []
     heads: dict[str, str] = {}
+    trouble: str = ""
 
 
 class HookWanted(msgspec.Struct, frozen=True, kw_only=True):

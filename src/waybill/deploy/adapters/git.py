@@ -13,6 +13,7 @@ import base64
 import hashlib
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -79,6 +80,10 @@ class Mirrors:
         if not self._config.exists() or self._config.read_text() != _CONFIG:
             self._config.write_text(_CONFIG)
         self._packing: dict[str, asyncio.Lock] = {}
+        self._fetching: dict[str, asyncio.Lock] = {}
+        self._sound: set[Path] = set()
+        # Should this process be killed, its git is told to end, and takes its locks away.
+        self._tied = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
 
     async def fetch(self, repository: Repository) -> dict[str, str]:
         """Bring the mirror up to date; returns branch → commit.
@@ -86,11 +91,12 @@ class Mirrors:
         Raises:
             UnavailableError: The repository cannot be reached, or refuses us.
         """
-        mirror = await self._mirror(repository.name)
         heads = "+refs/heads/*:refs/heads/*"
         command = ["fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--force"]
-        await self._git([*command, check_address(repository.url), heads], mirror, repository.name)
-        return await self._read(repository.name, _heads)
+        async with self._fetching.setdefault(repository.name, asyncio.Lock()):
+            mirror = await self._mirror(repository.name)
+            await self._git([*command, check_address(repository.url), heads], mirror, repository.name)
+            return await self._read(repository.name, _heads)
 
     async def remote_heads(self, repository: Repository) -> dict[str, str]:
         """Branch → commit as the repository itself says, without fetching."""
@@ -169,13 +175,18 @@ class Mirrors:
         return await self._read(repository, look)
 
     async def pack(self, repository: str, commit: str) -> Path:
-        """A pack of exactly one commit: itself, its trees and its files; made once, then served as it is."""
+        """A pack of exactly one commit: itself, its trees and its files; made once, then served as it is.
+
+        Raises:
+            NotFoundError: The mirror does not hold the commit.
+        """
         target = self._packs / f"{_identity(repository)}-{_commit(commit)}.pack"
         if target.exists():
             return target
         async with self._packing.setdefault(target.name, asyncio.Lock()):
             if not target.exists():
                 mirror = self._path(repository)
+                await self._read(repository, lambda opened: _tree(opened, commit))
                 objects = await self._git(["rev-list", "--objects", "--no-walk", commit], mirror)
                 ids = b"".join(line.split(b" ", 1)[0] + b"\n" for line in objects.splitlines())
                 packed = await self._git(["pack-objects", "--stdout", "--quiet", "--threads=1"], mirror, stdin=ids)
@@ -217,6 +228,9 @@ class Mirrors:
         path = self._path(repository)
         if not (path / "HEAD").exists():
             await self._git(["init", "--quiet", "--bare", str(path)], self._folder)
+        if path not in self._sound:
+            await asyncio.to_thread(_unlock, path)
+            self._sound.add(path)
         return path
 
     async def _git(
@@ -224,6 +238,7 @@ class Mirrors:
     ) -> bytes:
         try:
             process = await asyncio.create_subprocess_exec(
+                *self._tied,
                 "git",
                 *arguments,
                 cwd=cwd,
@@ -242,6 +257,7 @@ class Mirrors:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
+                self._sound.discard(cwd)
             if isinstance(error, TimeoutError):
                 raise UnavailableError(f"git {arguments[0]} took over {TIMEOUT:.0f} s.") from error
             raise
@@ -303,6 +319,13 @@ def check_address(url: str) -> str:
             "the address of a repository must hold no credential.", "Give it apart: --token-file or --deploy-key."
         )
     return url
+
+
+def _unlock(mirror: Path) -> None:
+    """Take away what a git left that was cut off by SIGKILL or a power cut: its locks would refuse all that follow."""
+    for pattern in ("*.lock", "refs/**/*.lock", "objects/pack/tmp_*"):
+        for left in mirror.glob(pattern):
+            left.unlink(missing_ok=True)
 
 
 def _identity(repository: str) -> str:

@@ -97,6 +97,12 @@ def next_revision(connection: Connection) -> int:
     return int(connection.execute(statement.returning(counter_table.c.value)).scalar_one())
 
 
+def revision(connection: Connection) -> int:
+    """The newest number of the counter; an agent that knows a higher one notices that an older copy was put back."""
+    query = sa.select(counter_table.c.value).where(counter_table.c.name == "revision")
+    return int(connection.execute(query).scalar() or 0)
+
+
 def add_enrolment(connection: Connection, row: dict[str, object]) -> None:
     """Keep an enrolment token: id, key (hex SHA-256 of its secret), labels, uses, expires, actor."""
     connection.execute(enrolment_table.insert().values(**row))
@@ -158,10 +164,24 @@ def host(connection: Connection, name: str) -> Host:
     return _host(row, now)
 
 
-def admitted(connection: Connection, name: str, serial: str) -> bool:
-    """Whether the certificate with this serial (hex) is the valid one of an enrolled host that is not revoked."""
-    query = sa.select(host_table.c.serial).where(host_table.c.name == name, host_table.c.revoked.is_(False))
-    return connection.execute(query).scalar() == serial
+def admit(connection: Connection, name: str, serial: str) -> None:
+    """Let in the one certificate (serial in hex) of an enrolled host.
+
+    Raises:
+        ForbiddenError: It is not; the sentence says which of the reasons it is, since what to do differs.
+    """
+    query = sa.select(host_table.c.serial, host_table.c.revoked).where(host_table.c.name == name)
+    row = connection.execute(query).first()
+    again = "Its services go on. To connect it, make a token with waybill enroll and use it there: "
+    again += "waybill agent enroll TOKEN --force"
+    if row is None:
+        raise ForbiddenError(
+            f"this server does not know {name}: its database is another than when {name} enrolled.", again
+        )
+    if row.revoked:
+        raise ForbiddenError(f"{name} was revoked.", again)
+    if row.serial != serial:
+        raise ForbiddenError(f"{name} was enrolled again since, with another certificate.", again)
 
 
 def set_labels(connection: Connection, name: str, labels: dict[str, str]) -> None:
@@ -237,7 +257,7 @@ def put_report(connection: Connection, host_name: str, report: Report) -> Report
         "host": host_name,
         "service": report.service,
         "environment": report.environment,
-        "sequence": report.sequence,
+        "sequence": max(report.sequence, report.highest),
         "live_sequence": report.live_sequence,
         "body": msgspec.json.encode(report).decode(),
     }

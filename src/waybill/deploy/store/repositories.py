@@ -16,6 +16,7 @@ repository_table = sa.Table(
     metadata,
     sa.Column("name", sa.String(200), primary_key=True),
     sa.Column("url", sa.Text, nullable=False),
+    sa.Column("trouble", sa.Text, nullable=False, server_default=""),
     sa.Column("created", sa.String(24), nullable=False),
 )
 
@@ -59,13 +60,23 @@ def repository(connection: Connection, name: str) -> Repository:
     row = connection.execute(sa.select(repository_table).where(repository_table.c.name == name)).mappings().first()
     if row is None:
         raise NotFoundError(f"no repository is called {name!r}.", "waybill repository add NAME URL makes it known.")
-    return Repository(name=row["name"], url=row["url"])
+    return _repository(row)
 
 
 def repositories(connection: Connection) -> list[Repository]:
     """All repositories, by name."""
     rows = connection.execute(sa.select(repository_table).order_by(repository_table.c.name)).mappings()
-    return [Repository(name=row["name"], url=row["url"]) for row in rows]
+    return [_repository(row) for row in rows]
+
+
+def set_trouble(connection: Connection, name: str, trouble: str) -> bool:
+    """Note why a repository cannot be fetched, or with an empty text that it can; returns whether that is news."""
+    query = sa.select(repository_table.c.trouble).where(repository_table.c.name == name)
+    before = connection.execute(query.with_for_update()).scalar()
+    if before is None or before == trouble:
+        return False
+    connection.execute(repository_table.update().where(repository_table.c.name == name).values(trouble=trouble))
+    return bool(before) != bool(trouble)
 
 
 def heads(connection: Connection, repository: str) -> dict[str, str]:
@@ -141,6 +152,10 @@ def revoke_grant(connection: Connection, service: str, environment: str) -> Gran
         raise NotFoundError(f"{service}/{environment} has no grant.")
     connection.execute(grant_table.delete().where(grant_table.c.id == grant.id))
     return grant
+
+
+def _repository(row: sa.RowMapping) -> Repository:
+    return Repository(name=row["name"], url=row["url"], trouble=row["trouble"])
 
 
 def _grant(row: sa.RowMapping) -> Grant:

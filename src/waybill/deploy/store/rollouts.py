@@ -229,6 +229,15 @@ def set_told(connection: Connection, identity: str, hosts: Iterable[str], sequen
     )
 
 
+def set_untold(connection: Connection, identity: str) -> None:
+    """Take back that the hosts of a rollout were told anything."""
+    connection.execute(
+        rollout_host_table.update()
+        .where(rollout_host_table.c.rollout == identity)
+        .values(sequence=0, state="untold", told=0, reason="")
+    )
+
+
 def set_host_state(connection: Connection, host: str, key: tuple[str, str], sequence: int, state: str, why: str) -> int:
     """Note what a host said about a sequence; returns how many running rollouts that concerns."""
     running = sa.select(rollout_table.c.id).where(

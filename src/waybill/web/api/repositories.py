@@ -58,7 +58,9 @@ async def put_repository(context: Ours, token: Who, data: JSONBody[RepositoryWan
 def _info(context: Context, repository: Repository, heads: dict[str, str]) -> RepositoryInfo:
     mirrors = context.pushes.mirrors
     kinds = [kind for kind in KINDS if context.keys.get(mirrors.credential(repository.name, kind)) is not None]
-    return RepositoryInfo(name=repository.name, url=repository.url, credentials=kinds, heads=heads)
+    return RepositoryInfo(
+        name=repository.name, url=repository.url, credentials=kinds, heads=heads, trouble=repository.trouble
+    )
 
 
 HANDLERS = [list_repositories, put_repository]

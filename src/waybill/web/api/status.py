@@ -35,6 +35,7 @@ async def status(context: Ours, token: Who) -> Status:
 def _status(connection: Connection, token: Token) -> Status:
     hosts = {host.name: host for host in host_store.hosts(connection)}
     reports = host_store.reports(connection)
+    troubles = {one.name: one.trouble for one in repositories.repositories(connection) if one.trouble}
     grants = {(grant.service, grant.environment): grant for grant in repositories.grants(connection)}
     by_key: defaultdict[Key, list[tuple[str, Report]]] = defaultdict(list)
     for name, report in reports:
@@ -50,6 +51,9 @@ def _status(connection: Connection, token: Token) -> Status:
         created = warned.get("/".join(key))
         said = created.body.warnings if created and isinstance(created.body, RolloutCreated) else []
         warnings = [*said, *_warnings(key, grants.get(key), hosts, by_key[key])]
+        source = grants[key].repository if key in grants else ""
+        if source in troubles:
+            warnings.append(f"{source} cannot be fetched, pushes to it wait: {troubles[source]}")
         environments.append(_environment(key, grants.get(key), hosts, by_key[key], under_way[key], warnings))
     shown = hosts_api.visible(token, hosts.values(), reports)
     return Status(at=stamp(), version=__version__, environments=environments, hosts=shown)

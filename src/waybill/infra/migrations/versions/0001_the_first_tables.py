@@ -126,6 +126,7 @@ def upgrade() -> None:
         "repository",
         sa.Column("name", sa.String(length=200), nullable=False),
         sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("trouble", sa.Text(), server_default="", nullable=False),
         sa.Column("created", sa.String(length=24), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_repository")),
     )
