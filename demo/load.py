@@ -81,6 +81,7 @@ class Load:
             except ConnectionRefusedError:
                 self._lose(kind, "refused")
                 connection = None
+                await asyncio.sleep(self._pause)  # or a port that is closed for a moment would be asked without pause
                 continue
             except (OSError, EOFError, ValueError) as error:
                 self._lose(kind, "over 1 s" if isinstance(error, TimeoutError) else "reset", repr(error))
