@@ -69,7 +69,16 @@ def switched(agents: int, rounds: int) -> None:
                 pushing.wait(30)
                 ended = _time(server.rollout(commit)["finished"])
                 spent = processor_time(process.pid) - before
-                rows.append([f"push {number + 1}", len(moments), moments[-1] - began, quantile(moments, 0.5) - began, ended - began, spent])
+                rows.append(
+                    [
+                        f"push {number + 1}",
+                        len(moments),
+                        moments[-1] - began,
+                        quantile(moments, 0.5) - began,
+                        ended - began,
+                        spent,
+                    ]
+                )
     last = quantile((row[2] for row in rows), 0.5)
     notes = [f"target: all {agents} switched ≤ 2 s: {verdict(last <= 2)} (median of {len(rows)} pushes {last:.2f} s)"]
     table("fleet, switch: told, pack fetched, live reported", columns, rows, notes)
@@ -129,7 +138,9 @@ def _connected(server: Server, agents: int, processes: int, mode: str):
         for index in range(processes):
             ours, theirs = spawn.Pipe()
             mine = names[index::processes]
-            process = spawn.Process(target=fleet_agents.main, args=(mode, mine, str(folder), server.agents_port, theirs))
+            process = spawn.Process(
+                target=fleet_agents.main, args=(mode, mine, str(folder), server.agents_port, theirs)
+            )
             process.start()
             workers.append((process, ours, len(mine)))
         for process, ours, _ in workers:

@@ -200,7 +200,9 @@ class Server:
         """The rollout of a commit once it has ended."""
 
         def ended() -> dict[str, Any] | None:
-            return next((one for one in self.api("/api/rollouts?limit=5") if one["commit"] == commit and one["finished"]), None)
+            return next(
+                (one for one in self.api("/api/rollouts?limit=5") if one["commit"] == commit and one["finished"]), None
+            )
 
         found: dict[str, Any] = self.programs.wait(f"the end of the rollout of {commit[:12]}", ended, seconds)
         return found
@@ -266,7 +268,9 @@ def quantile(values: Iterable[float], part: float) -> float:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], notes: Sequence[str] = ()) -> None:
     """Print a table: the first column to the left, numbers to the right."""
-    cells = [list(columns)] + [[f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    cells = [list(columns)] + [
+        [f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows
+    ]
     widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
     print(f"\n{title}  ({machine()})")
     for number, row in enumerate(cells):

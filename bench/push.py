@@ -11,9 +11,10 @@ import shutil
 import time
 from dataclasses import dataclass, field
 
+from demo.load import Load
+
 from bench.harness import BenchError, Programs, Repository, Server, asks, free_port, quantile, table, verdict
 from bench.peers import PEERS, Peer
-from demo.load import Load
 
 EVERY = 0.005
 LOADED = 5
@@ -73,7 +74,9 @@ def _waybill(count: int) -> Figures:
         server.host("web1")
         server.connect_repository()
         try:
-            return _measure("waybill, process driver", server.repository, port, count, lambda commit: server.rollout(commit))
+            return _measure(
+                "waybill, process driver", server.repository, port, count, lambda commit: server.rollout(commit)
+            )
         finally:
             server.stop_services(port)
 

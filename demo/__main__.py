@@ -84,7 +84,7 @@ class Demo:
         story.run("git", "init", "-q", "-b", "main", self.work, show=False)
         story.run("git", "remote", "add", "origin", self.bare, cwd=self.work, show=False)
         shutil.copytree(SAMPLE, self.work, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-        self.api("/api/repositories", {"name": "team/hello", "url": str(self.bare)})
+        story.run("waybill", "repository", "add", "team/hello", self.bare)
         made = story.run("waybill", "hook", "create", "--forge", "generic", "--repository", "team/hello", "--json")
         hook = json.loads(made)
         secret = self.folder / "hook.secret"

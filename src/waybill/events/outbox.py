@@ -242,7 +242,9 @@ def set_aside(connection: Connection) -> list[Work]:
 def struggling(connection: Connection) -> list[Work]:
     """The rows whose last attempt failed and that will be tried again."""
     columns = [work_table.c[name] for name in Work.__struct_fields__]
-    query = sa.select(*columns).where(work_table.c.error != "", work_table.c.attempts > 0, work_table.c.aside.is_(False))
+    query = sa.select(*columns).where(
+        work_table.c.error != "", work_table.c.attempts > 0, work_table.c.aside.is_(False)
+    )
     return [Work(**row) for row in connection.execute(query.order_by(work_table.c.id)).mappings()]
 
 
