@@ -28,6 +28,7 @@ class Reader:
     Args:
         memory: Positions and reports.
         build: What ran.
+        host: This machine.
         skipped: Gets what could not be read.
         counted: Told of bytes as they are read.
     """
@@ -36,11 +37,13 @@ class Reader:
         self,
         memory: Memory,
         build: str,
+        host: str,
         skipped: list[Skipped],
         counted: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._memory = memory
         self._build = build
+        self._host = host
         self._skipped = skipped
         self._counted = counted
 
@@ -51,7 +54,7 @@ class Reader:
         first = tape.peek()
         with self._memory.writing():
             for found in _all(scanner, tape, STDIN, STDIN, export=first.startswith(b"__CURSOR=")):
-                text = f"{found.report.line}\n{found.report.text}"
+                text = f"{self._host}\n{found.report.line}\n{found.report.text}"
                 if self._keep(found, hashlib.sha256(text.encode()).hexdigest()[:32]):
                     yield found
         self._told(tape, STDIN)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -41,7 +42,9 @@ CREATE TABLE IF NOT EXISTS sighting (
   report BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS sighting_state ON sighting (state, key_id);
-CREATE TABLE IF NOT EXISTS issue (key_id TEXT PRIMARY KEY, number TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS issue (
+  key_id TEXT PRIMARY KEY, number TEXT NOT NULL DEFAULT '', attempted REAL NOT NULL DEFAULT 0
+);
 PRAGMA user_version = 1;
 """
 
@@ -118,43 +121,43 @@ class Memory:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             name = str(folder / "races.sqlite")
         try:
-            self._db = sqlite3.connect(name, timeout=30, isolation_level=None)
+            self.db = sqlite3.connect(name, timeout=30, isolation_level=None)
             for pragma in ("journal_mode=WAL", "synchronous=FULL"):
-                self._db.execute(f"PRAGMA {pragma}")
-            self._db.executescript(SCHEMA)
+                self.db.execute(f"PRAGMA {pragma}")
+            self.db.executescript(SCHEMA)
         except sqlite3.Error as error:
             raise UnavailableError(f"the state in {name} cannot be opened: {error}.", "Is it another's?") from error
-        self._db.row_factory = sqlite3.Row
+        self.db.row_factory = sqlite3.Row
 
     def close(self) -> None:
         """Close the file."""
-        self._db.close()
+        self.db.close()
 
     def copy(self) -> Memory:
         """The same in memory, where changes are forgotten."""
         made = Memory(None)
-        self._db.backup(made._db)
+        self.db.backup(made.db)
         return made
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Everything inside happens, or nothing."""
         try:
-            self._db.execute("BEGIN IMMEDIATE")
+            self.db.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
             raise ConflictError("another scan uses the same state.", "Wait for it, or give another --state.") from error
         try:
             yield
         except BaseException:
-            self._db.execute("ROLLBACK")
+            self.db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
+        self.db.execute("COMMIT")
 
     # how far logs were read
 
     def by_inode(self, member: Member) -> list[Position]:
         """What is known of the file with this number."""
-        rows = self._db.execute(
+        rows = self.db.execute(
             "SELECT * FROM position WHERE device = ? AND inode = ?", (member.device, member.inode)
         ).fetchall()
         return [Position(**dict(row)) for row in rows]
@@ -162,11 +165,11 @@ class Memory:
     def by_head(self, member: Member) -> list[Position]:
         """What is known of files that began as this one does, the longest beginnings first."""
         found = []
-        lengths = self._db.execute("SELECT DISTINCT head_length FROM position WHERE head_length > 0 ORDER BY 1 DESC")
+        lengths = self.db.execute("SELECT DISTINCT head_length FROM position WHERE head_length > 0 ORDER BY 1 DESC")
         for (length,) in lengths.fetchall():
             if length <= len(member.head):
                 key = (length, digest(member.head[:length]))
-                rows = self._db.execute("SELECT * FROM position WHERE head_length = ? AND head = ?", key)
+                rows = self.db.execute("SELECT * FROM position WHERE head_length = ? AND head = ?", key)
                 found += [Position(**dict(row)) for row in rows.fetchall()]
         return found
 
@@ -174,14 +177,14 @@ class Memory:
         """Remember how far a log was read."""
         names = Position.__struct_fields__
         marks = ", ".join("?" * len(names))
-        self._db.execute(
+        self.db.execute(
             f"INSERT OR REPLACE INTO position ({', '.join(names)}) VALUES ({marks})",  # noqa: S608 - own names
             msgspec.structs.astuple(position),
         )
 
     def forget(self, keep: int = 20_000) -> None:
         """Forget the oldest positions, so that the file stays small where each process has a log of its own."""
-        self._db.execute(
+        self.db.execute(
             "DELETE FROM position WHERE entry NOT IN (SELECT entry FROM position ORDER BY changed DESC LIMIT ?)",
             (keep,),
         )
@@ -200,7 +203,7 @@ class Memory:
             sighting.state,
             msgspec.json.encode(sighting.report),
         )
-        done = self._db.execute(
+        done = self.db.execute(
             "INSERT INTO sighting (id, key_id, build, day, at, since, state, report) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (id) DO UPDATE SET key_id = excluded.key_id, state = excluded.state, report = excluded.report"
             " WHERE sighting.state = 'held'",
@@ -210,12 +213,12 @@ class Memory:
 
     def let_go(self, before: str) -> None:
         """Reports that nobody completed since ``before`` stay as they are."""
-        self._db.execute("UPDATE sighting SET state = 'new' WHERE state = 'held' AND since < ?", (before,))
+        self.db.execute("UPDATE sighting SET state = 'new' WHERE state = 'held' AND since < ?", (before,))
 
     def sightings(self, *states: State) -> list[Sighting]:
         """Reports in these states, oldest first."""
         marks = ", ".join("?" * len(states))
-        rows = self._db.execute(
+        rows = self.db.execute(
             f"SELECT * FROM sighting WHERE state IN ({marks}) ORDER BY at, id",  # noqa: S608 - only marks
             states,
         )
@@ -227,7 +230,7 @@ class Memory:
         Raises:
             NotFoundError: There is none, or more than one.
         """
-        rows = self._db.execute("SELECT * FROM sighting WHERE substr(id, 1, ?) = ?", (len(start), start)).fetchall()
+        rows = self.db.execute("SELECT * FROM sighting WHERE substr(id, 1, ?) = ?", (len(start), start)).fetchall()
         if len(rows) != 1:
             raise NotFoundError(
                 f"{'several reports begin' if rows else 'no report begins'} with {start[:40]!r}.",
@@ -235,29 +238,79 @@ class Memory:
             )
         return _sighting(rows[0])
 
-    def count(self, key_id: str, build: str, day: str) -> int:
-        """Sightings of one race on one day in one build."""
-        query = "SELECT count(*) FROM sighting WHERE key_id = ? AND build = ? AND day = ? AND state IN ('new', 'filed')"
-        return int(self._db.execute(query, (key_id, build, day)).fetchone()[0])
-
-    def settle(self, identity: str, state: State, issue: str = "", reason: str = "", key_id: str = "") -> None:
+    def settle(self, identity: str, state: State, issue: str = "", reason: str = "") -> None:
         """Say what became of a report."""
-        self._db.execute(
-            "UPDATE sighting SET state = ?, issue = ?, reason = ?, key_id = CASE ? WHEN '' THEN key_id ELSE ? END"
-            " WHERE id = ?",
-            (state, issue, reason, key_id, key_id, identity),
+        self.db.execute(
+            "UPDATE sighting SET state = ?, issue = ?, reason = ? WHERE id = ?", (state, issue, reason, identity)
         )
 
-    # where races are filed, as a hint: the forge's own answer counts
 
-    def issue(self, key_id: str) -> str:
-        """The number under which a race was filed last from here; empty when none is known."""
+class LocalNotes:
+    """What filing keeps on a machine that has a forge token of its own.
+
+    Args:
+        memory: The machine's.
+        host: Its name.
+    """
+
+    def __init__(self, memory: Memory, host: str) -> None:
+        self._memory = memory
+        self._db = memory.db
+        self._host = host
+
+    def number(self, key_id: str) -> str:
+        """Where a race was filed last from here."""
         row = self._db.execute("SELECT number FROM issue WHERE key_id = ?", (key_id,)).fetchone()
         return str(row[0]) if row else ""
 
-    def put_issue(self, key_id: str, number: str) -> None:
-        """Remember where a race was filed."""
-        self._db.execute("INSERT OR REPLACE INTO issue (key_id, number) VALUES (?, ?)", (key_id, number))
+    def attempted(self, key_id: str) -> float | None:
+        """Seconds since an issue was to be opened."""
+        row = self._db.execute("SELECT attempted FROM issue WHERE key_id = ? AND attempted > 0", (key_id,)).fetchone()
+        return max(0.0, time.time() - row[0]) if row else None
+
+    def attempt(self, key_id: str) -> None:
+        """An issue is about to be opened."""
+        self._attempted(key_id, time.time())
+
+    def refused(self, key_id: str) -> None:
+        """None was opened."""
+        self._attempted(key_id, 0.0)
+
+    def belong(self, sighted: Sequence[str], race: str) -> None:
+        """These reports count for this race."""
+        with self._memory.writing():
+            self._db.executemany("UPDATE sighting SET key_id = ? WHERE id = ?", [(race, one) for one in sighted])
+
+    def filed(self, sighted: Sequence[str], race: str, number: str) -> None:
+        """These reports are in this issue."""
+        with self._memory.writing():
+            for one in sighted:
+                self._memory.settle(one, "filed", number)
+            self._db.execute(
+                "INSERT OR REPLACE INTO issue (key_id, number, attempted) VALUES (?, ?, 0)", (race, number)
+            )
+
+    def aside(self, sighted: Sequence[str], reason: str) -> None:
+        """These reports need a person."""
+        with self._memory.writing():
+            for one in sighted:
+                self._memory.settle(one, "quarantine", reason=reason)
+
+    def counts(self, races: Iterable[str], build: str, day: str) -> dict[str, int]:
+        """This machine's sightings."""
+        known = sorted(races)
+        query = (
+            f"SELECT count(*) FROM sighting WHERE key_id IN ({', '.join('?' * len(known))}) AND build = ? AND day = ?"  # noqa: S608
+            " AND state IN ('new', 'filed')"
+        )
+        return {self._host: int(self._db.execute(query, (*known, build, day)).fetchone()[0])}
+
+    def _attempted(self, key_id: str, at: float) -> None:
+        self._db.execute(
+            "INSERT INTO issue (key_id, attempted) VALUES (?, ?)"
+            " ON CONFLICT (key_id) DO UPDATE SET attempted = excluded.attempted",
+            (key_id, at),
+        )
 
 
 def fresh(member: Member) -> Position:
@@ -296,8 +349,3 @@ def moved(position: Position, member: Member, offset: int, line: int, tail: byte
 def _sighting(row: sqlite3.Row) -> Sighting:
     values = {name: row[name] for name in Sighting.__struct_fields__}
     return Sighting(**values | {"report": msgspec.json.decode(values["report"], type=Report)})
-
-
-def today() -> str:
-    """The day in UTC."""
-    return stamp()[:10]
