@@ -151,6 +151,8 @@ class Handler(BaseHTTPRequestHandler):
         forge = self.forge
         if path == "/__fault":
             forge.faults.append({"times": 1} | body)
+        elif path == "/__calm":
+            forge.faults.clear()
         elif path == "/__lag":
             forge.lag = body["seconds"]
         elif path == "/__person":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
 from typing import Any
 
 from waybill.core.clock import later, stamp
@@ -81,7 +80,7 @@ class Reader:
                 ends.append((member, position, position.offset, position.line))
                 continue
             try:
-                with closing(opened(member, self._counted)) as stream:
+                with opened(member, self._counted) as stream:
                     _skip(stream, position.offset, member.kind)
                     tape = Tape(stream, position.offset, position.line)
                     export = member.head.startswith(b"__CURSOR=")
@@ -161,6 +160,9 @@ def _same_file(position: Position, member: Member) -> bool:
 
 
 def _begins(position: Position, member: Member) -> bool:
+    """Whether the file begins as it did; one that was empty is like any other, and numbers of files come again."""
+    if not position.head_length:
+        return False
     head = member.head[: position.head_length]
     return len(head) == position.head_length and digest(head) == position.head
 
@@ -174,7 +176,7 @@ def _same_content(position: Position, member: Member) -> bool:
     if not position.tail_length:
         return True
     try:
-        with closing(opened(member, lambda _: None)) as stream:
+        with opened(member, lambda _: None) as stream:
             _skip(stream, position.offset - position.tail_length, member.kind)
             return _fits(position, _exactly(stream, position.tail_length))
     except Exception:  # noqa: BLE001 - a damaged archive is not what was read; reading it says why

@@ -14,6 +14,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -96,14 +97,16 @@ def series(found: Iterable[Member]) -> list[list[Member]]:
     return [[member for _, member in sorted(group, key=lambda pair: pair[0])] for _, group in sorted(groups.items())]
 
 
-def opened(member: Member, counted: Callable[[int], None]) -> Any:
+@contextmanager
+def opened(member: Member, counted: Callable[[int], None]) -> Iterator[Any]:
     """The decompressed bytes of a file, as a stream.
 
     Args:
         member: Which one.
         counted: Told of bytes as they are read from the disk.
     """
-    return _decompressed(Counted(member.path.open("rb", buffering=0), counted), member.kind)
+    with member.path.open("rb", buffering=0) as file, closing(_decompressed(Counted(file, counted), member.kind)) as it:
+        yield it
 
 
 class Counted:
