@@ -7,10 +7,15 @@ and proxies and authorities come from the arguments, never from the surroundings
 
 from __future__ import annotations
 
+import re
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
@@ -46,6 +51,8 @@ class _Problem(msgspec.Struct, frozen=True):
     title: str = ""
     detail: str = ""
     hint: str = ""
+    message: Any = None
+    error: Any = None
 
 
 def mutual_tls(certificate: str, key: str, ca: str) -> ssl.SSLContext:
@@ -187,6 +194,130 @@ class Api:
             yield response.iter_lines()
 
 
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What another's API answered.
+
+    Attributes:
+        status: Below 400, or 404 where that was asked for.
+        headers: Names in lower case.
+        body: Decoded JSON; None when there is none.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: Any
+
+
+class Rest:
+    """A JSON API of somebody else's, a forge for example, spoken to within its rate limits.
+
+    A refusal that names a time is waited for and the request sent again, whatever it does: it had no effect. Everything
+    else is tried once, since nobody knows what a lost answer did; who asks looks before asking again.
+
+    Args:
+        url: Where the API begins.
+        headers: Of every request, with whatever proves who asks.
+        ca: Path of a PEM file to trust instead of the system's authorities.
+        timeout: Seconds for connecting and for each single read or write.
+        patience: Seconds that may be spent waiting for limits, over the life of this object.
+    """
+
+    def __init__(
+        self, url: str, headers: dict[str, str], ca: str | None = None, timeout: float = 30.0, patience: float = 600.0
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._patience = patience
+        self._client = httpx2.Client(
+            verify=ssl.create_default_context(cafile=ca) if url.startswith("https:") else False,
+            headers={"accept": "application/json", "user-agent": "waybill"} | headers,
+            timeout=timeout,
+            trust_env=False,
+        )
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        params: dict[str, str | int] | None = None,
+        *,
+        missing: bool = False,
+    ) -> Answer:
+        """Ask something.
+
+        Args:
+            method: Of HTTP.
+            path: After the API's address, or a whole address of the same origin.
+            body: Sent as JSON.
+            params: Of the query.
+            missing: Whether 404 is an answer.
+
+        Raises:
+            WaybillError: The refusal, or that it cannot be reached.
+        """
+        address = path if path.startswith(("http://", "https://")) else self.url + path
+        if _origin(address) != _origin(self.url):
+            raise UnavailableError(f"{self.url} names an address of another server.")
+        content = None if body is None else msgspec.json.encode(body)
+        headers = {"content-type": "application/json"} if content else {}
+        while True:
+            with _translated(self.url):
+                response = self._client.request(method, address, content=content, headers=headers, params=params)
+                pause = _pause(response.status_code, response.headers)
+                if pause is None:
+                    break
+            if pause > self._patience:
+                raise UnavailableError(f"{self.url} asks to wait {pause:.0f} s, which is too long.", "Try again later.")
+            self._patience -= pause
+            time.sleep(pause)
+        if not (missing and response.status_code == 404):
+            _check(response.status_code, response.content, self.url)
+        try:
+            told = msgspec.json.decode(response.content) if response.content else None
+        except msgspec.DecodeError as error:
+            raise UnavailableError(f"{self.url} did not answer in JSON.", "Is this the address of its API?") from error
+        return Answer(status=response.status_code, headers=dict(response.headers), body=told)
+
+    def pages(self, path: str, params: dict[str, str | int], limit: int = 200) -> Iterator[Any]:
+        """The items of a list, over all its pages (``Link`` with ``rel="next"``)."""
+        given: dict[str, str | int] | None = params
+        for _ in range(limit):
+            answer = self.call("GET", path, params=given)
+            if not isinstance(answer.body, list):
+                raise UnavailableError(f"{self.url} did not answer with a list.", "Is this the address of its API?")
+            yield from answer.body
+            found = re.search(r'<([^<>]*)>\s*;[^,<]*rel="?next"?', answer.headers.get("link", ""))
+            if found is None:
+                return
+            path, given = found[1], None
+        raise UnavailableError(f"{self.url} has more than {limit} pages of one list.")
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc
+
+
+def _pause(status: int, headers: Any) -> float | None:
+    """Seconds to wait before asking again; None when the answer is no plea to wait."""
+    after, left = headers.get("retry-after"), headers.get("x-ratelimit-remaining")
+    if status not in (403, 429, 503) or (status == 403 and after is None and left != "0"):
+        return None
+    if after is None and status == 503:
+        return None
+    with suppress(TypeError, ValueError):
+        return max(0.0, float(after))
+    with suppress(TypeError, ValueError):
+        return max(1.0, float(headers.get("x-ratelimit-reset") or headers.get("ratelimit-reset")) - time.time())
+    with suppress(TypeError, ValueError):
+        return max(0.0, (parsedate_to_datetime(after) - datetime.now(UTC)).total_seconds())
+    return 60.0
+
+
 @contextmanager
 def _translated(url: str) -> Iterator[None]:
     try:
@@ -209,4 +340,10 @@ def _check(status: int, content: bytes, url: str) -> None:
         with suppress(msgspec.DecodeError):
             problem = msgspec.json.decode(content, type=_Problem)
     kind = KINDS.get(status, UnavailableError if status >= 500 or status == 429 else WaybillError)
-    raise kind(problem.detail or problem.title or f"{url} answered {status}.", problem.hint)
+    said = problem.detail or problem.title or _words(problem.message or problem.error)
+    raise kind(said or f"{url} answered {status}.", problem.hint)
+
+
+def _words(said: Any) -> str:
+    """A forge's refusal, in one line."""
+    return f"the forge says: {str(said)[:300]}" if said else ""
