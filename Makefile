@@ -30,7 +30,7 @@ demo: .venv/run.stamp ## the whole story on this machine, in under a minute (ARG
 	@$(BIN)/python -m demo $(ARGS)
 
 test: .venv/dev.stamp ## everything that this machine can run
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
 
 check: .venv/dev.stamp ## format, lint, types, layers
 	@$(BIN)/ruff format --check -q .

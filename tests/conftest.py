@@ -43,3 +43,11 @@ def db(database_url, tmp_path):
     migrate.upgrade(opened, tmp_path)
     yield opened
     opened.close()
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that share this machine's network or browser stay together on one worker."""
+    for item in items:
+        for name in ("system", "browser"):
+            if item.get_closest_marker(name):
+                item.add_marker(pytest.mark.xdist_group(name))
