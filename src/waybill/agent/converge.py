@@ -24,7 +24,7 @@ from waybill.agent.state import Attempt, Folder, Home, Live, Placed, Rollback, T
 from waybill.core import clock
 from waybill.core.errors import ForbiddenError, NotFoundError, UnavailableError, WaybillError
 from waybill.drivers import model
-from waybill.wire.agent import FINAL, Report, State
+from waybill.wire.agent import Report, State
 
 log = logging.getLogger("waybill.agent")
 EVIDENCE = 4096
@@ -226,7 +226,7 @@ class Service:
         if wanted and live:
             release = msgspec.structs.replace(live.placed.release, sequence=wanted.sequence)
             placed = msgspec.structs.replace(live.placed, manifest=wanted, sealed=told.sealed, release=release)
-            self.folder.store(msgspec.structs.replace(live, placed=placed))
+            self.folder.store(msgspec.structs.replace(live, placed=placed, took=_since(told.at) if told.at else 0))
 
     async def _stage(self, told: Told, attempt: Attempt, live: Live | None) -> None:
         replace = msgspec.structs.replace
@@ -478,7 +478,7 @@ class Service:
             live_commit=live.placed.manifest.commit if live else "",
             health=self._health if live else "unknown",
             highest=told.highest,
-            took=since or (_since(told.at) if told.at and state not in FINAL else 0),
+            took=since or (_since(told.at) if told.at else 0),
         )
 
     def last(self) -> Report | None:
