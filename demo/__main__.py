@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -305,6 +306,7 @@ def main() -> int:
     once = parser.parse_args().once
     folder = Path(tempfile.mkdtemp(prefix="waybill-demo-"))
     demo = Demo(folder)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends all that it started, as Ctrl-C does
     began = time.monotonic()
     status = 0
     try:

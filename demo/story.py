@@ -45,6 +45,9 @@ class Story:
             "GIT_CONFIG_NOSYSTEM": "1",
         }
         (folder / "home").mkdir(parents=True)
+        if not os.path.ismount("/dev/shm"):  # a container without memory for users: the demonstration's folder must do
+            (folder / "run").mkdir(mode=0o700)
+            self.environment["XDG_RUNTIME_DIR"] = str(folder / "run")
 
     def chapter(self, title: str) -> None:
         """Say what comes."""

@@ -10,6 +10,19 @@ import pytest
 from support.need import need
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _memory():
+    """Agents keep decrypted variables in memory; where an ordinary user has none, as in a bare chroot, a folder must do."""
+    if os.environ.get("XDG_RUNTIME_DIR") or os.path.ismount("/dev/shm"):
+        yield
+        return
+    folder = tempfile.mkdtemp(prefix="waybill-run-")
+    os.environ["XDG_RUNTIME_DIR"] = folder
+    yield
+    del os.environ["XDG_RUNTIME_DIR"]
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def postgres_server():
     """A real PostgreSQL from the package index, one a test process."""
