@@ -24,6 +24,7 @@ from demo.story import StepError, Story, paint
 
 HOSTS = {"web1": "127.0.0.11", "web2": "127.0.0.12", "web3": "127.0.0.13"}
 PORT = 8480
+"""Unless somebody uses it."""
 SAMPLE = Path(__file__).parent / "hello"
 
 
@@ -34,7 +35,7 @@ class Demo:
         self.folder = folder
         self.story = Story(folder)
         self.bare, self.work = folder / "hello.git", folder / "hello"
-        self.public, self.agents = free_port(), free_port()
+        self.public, self.agents, self.port = free_port(), free_port(), service_port()
         self.url = f"http://127.0.0.1:{self.public}"
         self.token = ""
 
@@ -85,6 +86,8 @@ class Demo:
         story.run("git", "init", "-q", "-b", "main", self.work, show=False)
         story.run("git", "remote", "add", "origin", self.bare, cwd=self.work, show=False)
         shutil.copytree(SAMPLE, self.work, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        file = self.work / "waybill.yml"
+        file.write_text(file.read_text().replace(f"port: {PORT}", f"port: {self.port}"))
         story.run("waybill", "repository", "add", "team/hello", self.bare)
         made = story.run("waybill", "hook", "create", "--forge", "generic", "--repository", "team/hello", "--json")
         hook = json.loads(made)
@@ -122,7 +125,7 @@ class Demo:
         self.story.chapter("Push: it runs on all three")
         took = await self.push("1")
         for name, address in HOSTS.items():
-            answer = _get(address)
+            answer = _get(address, self.port)
             if answer["secret"] != "c4bbcb1f":
                 raise StepError(f"{name} could not open the secret: {answer}")
         self.story.says(
@@ -135,7 +138,7 @@ class Demo:
         allowed = {"1", "2"}
         loads = self.loads(allowed)
         await asyncio.sleep(0.5)
-        self.commit("2", "Say hello better")
+        await asyncio.to_thread(self.commit, "2", "Say hello better")
         took = await self.push("2")
         await asyncio.sleep(1.0)
         allowed.discard("1")
@@ -148,9 +151,9 @@ class Demo:
         loads = self.loads({"2"})
         await asyncio.sleep(0.3)
         (self.work / "BROKEN").write_text("every answer of this version is a 500\n")
-        broken = self.commit("3", "Break everything")
+        broken = await asyncio.to_thread(self.commit, "3", "Break everything")
         began = time.monotonic()
-        self.story.run("git", "push", "-q", "origin", "main", cwd=self.work)
+        await asyncio.to_thread(self.story.run, "git", "push", "-q", "origin", "main", cwd=self.work)
         rollout = await self.ended(broken)
         took = time.monotonic() - began
         if rollout["state"] not in ("failed", "reverted"):
@@ -180,7 +183,7 @@ class Demo:
                 with contextlib.suppress(OSError):
                     self.api(f"/api/hosts/{name}/remove", {"service": "hello", "environment": "production"})
             deadline = time.monotonic() + 10
-            while time.monotonic() < deadline and any(_open(address) for address in HOSTS.values()):
+            while time.monotonic() < deadline and any(_open(address, self.port) for address in HOSTS.values()):
                 time.sleep(0.05)
         self.story.end()
 
@@ -207,7 +210,8 @@ class Demo:
 
     async def push(self, version: str) -> float:
         """Push and wait until every host answers with this version; returns seconds since the push began."""
-        commit = self.story.run("git", "rev-parse", "HEAD", cwd=self.work, show=False).strip()
+        head = ("git", "rev-parse", "HEAD")
+        commit = (await asyncio.to_thread(self.story.run, *head, cwd=self.work, show=False)).strip()
         began = time.monotonic()
         pushing = asyncio.to_thread(self.story.run, "git", "push", "-q", "origin", "main", cwd=self.work)
         task = asyncio.create_task(pushing)
@@ -215,7 +219,7 @@ class Demo:
         while waiting:
             for address in sorted(waiting):
                 try:
-                    if (await asyncio.to_thread(_get, address))["version"] == version:
+                    if (await asyncio.to_thread(_get, address, self.port))["version"] == version:
                         waiting.discard(address)
                 except OSError:
                     pass
@@ -244,7 +248,7 @@ class Demo:
     def loads(self, allowed: set[str]) -> list[Load]:
         """16 clients for each host, half of which keep their connections."""
         return [
-            Load(PORT, host=address, fresh=8, kept=8, allowed=allowed.__contains__, pause=0.02)
+            Load(self.port, host=address, fresh=8, kept=8, allowed=allowed.__contains__, pause=0.02)
             for address in HOSTS.values()
         ]
 
@@ -275,6 +279,14 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def service_port() -> int:
+    """A port that is free on the addresses of all hosts."""
+    for port in range(PORT, PORT + 100):
+        if not any(_open(address, port) for address in HOSTS.values()):
+            return port
+    raise StepError(f"every port from {PORT} on is taken on {', '.join(HOSTS.values())}")
+
+
 def _word(text: str, start: str) -> str:
     return next((word for word in text.split() if word.startswith(start)), "")
 
@@ -287,14 +299,14 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _open(address: str) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection((address, PORT), timeout=1):
+def _open(address: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1):
         return True
     return False
 
 
-def _get(address: str) -> dict[str, str]:
-    with urllib.request.urlopen(f"http://{address}:{PORT}/", timeout=2) as answer:
+def _get(address: str, port: int) -> dict[str, str]:
+    with urllib.request.urlopen(f"http://{address}:{port}/", timeout=2) as answer:
         found: dict[str, str] = json.load(answer)
         return found
 
@@ -315,7 +327,7 @@ def main() -> int:
         if not once:
             print(
                 f"\nThe live page: {demo.url}\n  log in with {demo.token}\nThe service: "
-                + ", ".join(f"http://{address}:{PORT}/" for address in HOSTS.values())
+                + ", ".join(f"http://{address}:{demo.port}/" for address in HOSTS.values())
                 + f"\nThe clone to push from: {demo.work}\n\nCtrl-C ends all of it.",
                 flush=True,
             )
