@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import hmac
 import json
-import statistics
 import time
 from contextlib import suppress
 
@@ -217,7 +216,7 @@ async def test_an_unknown_hook_takes_as_long_as_a_wrong_signature(served, hook):
             took[request].append(time.perf_counter() - start)
     writer.close()
     await writer.wait_closed()
-    one, other = statistics.median(took[known]), statistics.median(took[unknown])
+    one, other = min(took[known]), min(took[unknown])  # the work itself; a busy machine only ever adds to it
     # A SHA-256 of this body alone takes about a quarter of the whole; leaving it out would show.
     assert 0.75 < one / other < 1.33
 

@@ -22,7 +22,7 @@ from waybill.agent import placing, rules, variables
 from waybill.agent.placing import Placer
 from waybill.agent.state import Attempt, Folder, Home, Live, Placed, Rollback, Told, options_of
 from waybill.core import clock
-from waybill.core.errors import ForbiddenError, NotFoundError, UnavailableError, WaybillError
+from waybill.core.errors import ForbiddenError, InvalidInputError, NotFoundError, UnavailableError, WaybillError
 from waybill.drivers import model
 from waybill.wire.agent import Report, State
 
@@ -398,6 +398,11 @@ class Service:
             opened = self._already_open(placed)
             if opened is None:
                 opened = await variables.unlock(self._home, self._placer.store(placed.manifest.repository), placed)
+            if placed.release.port is not None and "PORT" in opened.values:
+                raise InvalidInputError(
+                    f"{placed.variables} sets PORT, by which the host tells the service where to listen.",
+                    "Take PORT out of the locked variables; `run.port` is what users connect to.",
+                )
             variables.put(Path(placed.release.secrets), opened.file)
             self._opened = {placed.release.id: opened.values}
         return self._opened[placed.release.id]

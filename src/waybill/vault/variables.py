@@ -15,7 +15,6 @@ from waybill.core.errors import InvalidInputError
 from waybill.vault.model import Leaf
 
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-RESERVED: Final = frozenset({"PORT", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET"})
 _CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 _LINE: Final = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\$`]|\\["\\$`])*)"\n')
 _ESCAPE: Final = re.compile(r'(["\\$`])')
@@ -48,11 +47,6 @@ def check(leaves: Sequence[Leaf], path: str, nested: int = 0) -> dict[str, str]:
             raise InvalidInputError(
                 f"{where}: the name is none that an environment can hold.",
                 "Letters, digits and _, not a digit first; no 'export', no spaces.",
-            )
-        if name in RESERVED:
-            raise InvalidInputError(
-                f"{where}: {name} is set by Waybill itself, so that a service finds its port and its socket.",
-                "Give the variable another name.",
             )
         if _CONTROL.search(value):
             raise InvalidInputError(
