@@ -1,7 +1,8 @@
 """The whole of Waybill on this machine: a real server, real agents on addresses of their own, a repository, users.
 
-Every part is a process that a test may kill and start again on the same ports and folders. Only two waits are shorter
-than in production: how long an agent pauses before it connects again, and how often the server sweeps.
+Every part is a process that a test may kill and start again on the same ports and folders. Only waits are shorter than
+in production: how long an agent pauses before it connects again, how often the server sweeps, and with ``PATIENCE`` how
+long a rollout waits for a host that is away.
 """
 
 from __future__ import annotations
@@ -30,8 +31,12 @@ from waybill.agent import enrol
 from waybill.agent.state import Folder, Home
 
 SERVICE = Path(__file__).with_name("hello.py")
-SERVE = "from waybill.cli.main import main; main()"
-AGENT = "import waybill.agent.link as link; link.LONGEST_WAIT = {wait}; " + SERVE
+SERVE = """\
+import os, waybill.deploy.rules as rules
+rules.PATIENCE = float(os.environ.pop("PATIENCE", rules.PATIENCE))
+from waybill.cli.main import main; main()
+"""
+AGENT = Path(__file__).with_name("agent_process.py")
 PORT = 8480
 KEY = "hello/production"
 FAULT = 60.0
@@ -80,7 +85,7 @@ class Agent(Program):
     def __init__(self, name: str, address: str, folder: Path, environment: dict[str, str]) -> None:
         self.home = Home(folder / name)
         self.address = address
-        argv = [sys.executable, "-c", AGENT.format(wait=0.5), "agent", "run", "--state", str(self.home.root)]
+        argv = [sys.executable, str(AGENT), "agent", "run", "--state", str(self.home.root)]
         super().__init__(name, argv, folder / f"{name}.log", environment)
 
     @property
@@ -107,7 +112,7 @@ class System:
     Args:
         folder: Where all of it stands.
         database: Address of an empty PostgreSQL database; SQLite in the data folder when not given.
-        settings: WAYBILL_* variables of the server.
+        settings: Variables of the server's process.
     """
 
     def __init__(self, folder: Path, database: str = "", **settings: str) -> None:

@@ -144,12 +144,12 @@ def store(home: Home, enrolled: Enrolled, identity: Identity, allow: tuple[str, 
     home.root.chmod(root_mode)
     home.keys.mkdir(mode=0o700, exist_ok=True)
     earlier = home.keys / "age.key"
-    ring = [identity.age, *(earlier.read_text().split() if earlier.exists() else [])]
+    ring = identity.age.strip() + "\n" + (earlier.read_text() if earlier.exists() else "")
     for name, content in (
         ("host.key", identity.key),
         ("host.crt", enrolled.certificate),
         ("ca.crt", enrolled.ca),
-        ("age.key", "\n".join(ring) + "\n"),
+        ("age.key", ring),
         ("age.pub", identity.recipient + "\n"),
     ):
         write(home.keys / name, content, 0o600)

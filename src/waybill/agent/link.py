@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from waybill.agent.state import Config, Home, Known
+from waybill.agent.state import Config, Home, Known, Standing, write
 from waybill.core import clock
 from waybill.core.errors import InvalidInputError, TooLargeError, UnavailableError, WaybillError
 from waybill.infra.http import AsyncApi, mutual_tls
@@ -85,9 +85,9 @@ class Link:
                 api = AsyncApi(url, context)
                 try:
                     again = await self._stream(api)
-                    self.trouble = f"{url} closed the connection"
+                    self._stands(f"{url} closed the connection.")
                 except (WaybillError, TimeoutError) as error:
-                    self.trouble = str(error) or f"{url} was silent for too long"
+                    self._stands(_sentence(error, url))
                 finally:
                     self._connected.clear()
                     self._api = None
@@ -172,7 +172,7 @@ class Link:
             if self.skew > SKEW:
                 log.warning("this host's clock and the server's are %.0f s apart; set up NTP", self.skew)
             self._api = api
-            self.trouble = ""
+            self._stands("")
             self._connected.set()
             self._facts_due = True
             for report in self._all():
@@ -205,6 +205,13 @@ class Link:
         self._know(Known(server=name, revision=0))
         return again
 
+    def _stands(self, trouble: str) -> None:
+        """Keep how the connection stands where a person on this host finds it."""
+        if trouble != self.trouble:
+            with contextlib.suppress(OSError):
+                write(self._home.root / "link.json", msgspec.json.encode(Standing(at=clock.stamp(), trouble=trouble)))
+        self.trouble = trouble
+
     def _know(self, known: Known) -> None:
         self._home.remember(known)
         self._known = known
@@ -231,6 +238,16 @@ class Link:
                     del self._waiting[key]
             if not self._waiting:
                 self._delivered.set()
+
+
+def _sentence(error: Exception, url: str) -> str:
+    """Why there is no connection, and what to do where that is certain."""
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return (
+            f"{url} shows a certificate of another authority than the one that enrolled this host."
+            " If the server was set up anew, make a token there and run: waybill agent enroll TOKEN --force"
+        )
+    return str(error) or f"{url} was silent for too long."
 
 
 async def _next(lines: AsyncIterator[bytes], seconds: float) -> FromServer | str | None:

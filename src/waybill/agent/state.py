@@ -178,6 +178,18 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     revision: int = 0
 
 
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """``link.json``: how the connection to the server stands, for a person on the host.
+
+    Attributes:
+        at: Since when.
+        trouble: Why there is none; empty while there is one.
+    """
+
+    at: str
+    trouble: str
+
+
 class Rollback(msgspec.Struct, frozen=True, kw_only=True):
     """``rollback.json``: a person on this host wants the previous good release back."""
 
@@ -220,6 +232,10 @@ class Home:
     def known(self) -> Known:
         """Where the stream of the server stands."""
         return read(self.root / "server.json", Known) or Known()
+
+    def link(self) -> Standing | None:
+        """How the connection to the server stands."""
+        return read(self.root / "link.json", Standing)
 
     def remember(self, known: Known) -> None:
         """Store where the stream stands; after what was heard has been stored itself."""

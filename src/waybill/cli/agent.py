@@ -112,13 +112,16 @@ def status(*, state: StateFolder = None, json: bool = False) -> None:
     config = home.config()
     rows = standings(home)
     running = home.running()
+    link = home.link()
+    trouble = link.trouble if link else "never connected"
     if json:
-        _print(
-            {"host": config.host, "servers": config.servers, "allow": config.allow, "agent": running, "services": rows}
-        )
+        about = {"host": config.host, "servers": config.servers, "allow": config.allow, "agent": running}
+        _print({**about, "trouble": trouble, "services": rows})
         return
     runs = f"runs (pid {running})" if running else "does not run"
     print(f"{config.host}: agent {runs}; accepts {', '.join(config.allow)}")
+    if running and trouble:
+        print(f"  no server since {link.at if link else 'ever'}: {trouble}")
     for row in rows:
         live = f"live {row['live_sequence']} ({row['live_commit'][:12]})" if row["live_commit"] else "nothing live"
         print(

@@ -21,6 +21,7 @@ from waybill.infra import logs
 from waybill.infra.db import Connection
 from waybill.infra.logs import log
 from waybill.infra.settings import Settings
+from waybill.server.closing import QUEUE_TIME, ignore_newcomers
 from waybill.server.wiring import Parts, assemble, context
 from waybill.web.agents import agents_app
 from waybill.web.app import public_app
@@ -83,6 +84,9 @@ async def _serve(settings: Settings) -> None:
     log.info("serving", public=settings.public_url, agents=settings.agents_url, data=settings.data)
     waiting = asyncio.create_task(stopping.wait())
     done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    for listener in (public_socket, agents_socket):
+        ignore_newcomers(listener)
+    await asyncio.sleep(QUEUE_TIME)
     shared.stopping.set()
     await _stop(parts, servers, tasks)
     for task in done - {waiting}:

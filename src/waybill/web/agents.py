@@ -5,6 +5,7 @@ A host may ask only for what is meant for it: commits and builds of manifests or
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from typing import Any, Protocol, TypeVar
@@ -61,17 +62,24 @@ def agents_app(  # noqa: C901, PLR0915 - a list of routes, each short
         return str(name)
 
     @asgi("/v1/desired", copy_scope=False)
-    async def desired(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - the framework names them
+    async def desired(scope: Scope, receive: Receive, send: Send) -> None:
         host = await who(scope)
         headers = [(b"content-type", b"application/x-ndjson"), (b"cache-control", b"no-store")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        lines = hub.stream(host)
-        try:
-            async for line in lines:
+
+        async def tell() -> None:
+            async for line in hub.stream(host):
                 await send({"type": "http.response.body", "body": line, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        # What is sent to a host that has gone vanishes without a fault: only the receiving side says that it has.
+        telling, leaving = asyncio.create_task(tell()), asyncio.create_task(_left(receive))
+        try:
+            await asyncio.wait({telling, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await lines.aclose()  # type: ignore[attr-defined]
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            telling.cancel()
+            leaving.cancel()
+            await asyncio.gather(telling, leaving, return_exceptions=True)
 
     @post("/v1/report", status_code=204)
     async def report(request: Request[Any, Any, Any]) -> None:
@@ -129,6 +137,11 @@ def agents_app(  # noqa: C901, PLR0915 - a list of routes, each short
         exception_handlers=HANDLERS,
         request_max_body_size=None,
     )
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _chunks(request: Request[Any, Any, Any]) -> AsyncIterator[bytes]:

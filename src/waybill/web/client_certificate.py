@@ -7,12 +7,15 @@ them into the ASGI scope, where a client's header can never be.
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from typing import Any
 
 from waybill.web.patience import PatientProtocol
 
 KEY = "waybill.client"
+DEAD_AFTER = 25
+"""Seconds of silence, not even from its kernel, after which a host counts as gone: it lost power, or its network."""
 
 
 class ClientCertificateProtocol(PatientProtocol):
@@ -24,6 +27,17 @@ class ClientCertificateProtocol(PatientProtocol):
         """Read the certificate once for each connection."""
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         self._client = identity(tls.getpeercert()) if tls is not None else None
+        peer = transport.get_extra_info("socket")
+        if peer is not None and peer.family in (socket.AF_INET, socket.AF_INET6):
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in (
+                ("KEEPIDLE", 10),
+                ("KEEPINTVL", 5),
+                ("KEEPCNT", 3),
+                ("USER_TIMEOUT", DEAD_AFTER * 1000),
+            ):
+                if (option := getattr(socket, f"TCP_{name}", None)) is not None:
+                    peer.setsockopt(socket.IPPROTO_TCP, option, value)
         super().connection_made(transport)
 
     def on_message_begin(self) -> None:

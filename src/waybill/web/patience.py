@@ -18,6 +18,8 @@ HEAD_TIME = 10.0
 """Seconds from the connection, or from the first byte of a later request, to the end of the head."""
 HEAD_LIMIT = 65536
 """Bytes of request line and headers, give or take one read."""
+LAST_CALL = 0.5
+"""Seconds that a connection without a request is kept when the server stops: its request may be on its way."""
 
 
 class PatientProtocol(HttpToolsProtocol):
@@ -25,6 +27,7 @@ class PatientProtocol(HttpToolsProtocol):
 
     _deadline: asyncio.TimerHandle | None = None
     _head = 0
+    _ending = False
 
     def connection_made(self, transport: Any) -> None:
         """Wait for the first request."""
@@ -42,7 +45,7 @@ class PatientProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes between requests are the begin of the next one."""
-        if self._deadline is None and (self.cycle is None or self.cycle.response_complete):
+        if self._deadline is None and self._idle():
             self._wait()
         super().data_received(data)
         if self._deadline is not None:  # the head goes on
@@ -54,6 +57,23 @@ class PatientProtocol(HttpToolsProtocol):
         """The head is there."""
         self._heard()
         super().on_headers_complete()
+        if self._ending and self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Answer what was asked, and what is asked in the next moment; uvicorn cuts off the latter."""
+        self._ending = True
+        if self._idle():
+            self.loop.call_later(LAST_CALL, self._last_call)
+        else:
+            super().shutdown()
+
+    def _last_call(self) -> None:
+        if self._idle():
+            self.transport.close()
+
+    def _idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
     def _wait(self) -> None:
         self._deadline = self.loop.call_later(HEAD_TIME, self._late)

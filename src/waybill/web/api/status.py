@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
+import msgspec
 from litestar import get
 
 from waybill import __version__
-from waybill.core.clock import stamp
+from waybill.core.clock import parse, stamp
 from waybill.deploy import access, rules
 from waybill.deploy.access import Token
 from waybill.deploy.events import RolloutCreated
@@ -23,6 +25,8 @@ from waybill.wire.agent import Report
 from waybill.wire.api import EnvironmentStatus, LiveHost, Status
 
 Key = tuple[str, str]
+SKEW = 60.0
+"""Seconds that clocks may differ without anybody being told."""
 
 
 @get("/status")
@@ -107,12 +111,23 @@ def _warnings(key: Key, grant: Grant | None, hosts: dict[str, Host], reports: li
             )
         elif not host.connected:
             told.append(f"{name} is not connected; what it last said is shown")
+        elif abs(off := _clock(host)) > SKEW:
+            way = "ahead of" if off > 0 else "behind"
+            told.append(f"the clock of {name} is {abs(off):.0f} s {way} the server's; set up NTP there")
         elif report.health in ("failing", "restarting", "stopped"):
             told.append(f"{report.health} on {name}" + (f": {report.reason}" if report.reason else ""))
     commits = {report.live_commit for _, report in live}
     if len(commits) > 1:
         told.append("hosts differ: " + ", ".join(sorted(commit[:12] for commit in commits)))
     return told
+
+
+def _clock(host: Host) -> float:
+    """Seconds by which a host's clock is ahead of the server's, by what it said of itself when it connected."""
+    facts = msgspec.json.decode(host.facts or "{}", type=dict[str, Any])
+    if not facts.get("at") or not facts.get("received"):
+        return 0.0
+    return (parse(facts["at"]) - parse(facts["received"])).total_seconds()
 
 
 HANDLERS = [status]
