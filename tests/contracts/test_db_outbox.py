@@ -58,10 +58,10 @@ async def test_work_is_leased_once_and_waking_while_working_runs_it_again(db):
 
 
 async def test_a_lost_lease_cannot_be_finished_renewed_or_used(db, monkeypatch):
-    monkeypatch.setattr(outbox, "LEASE", 0.05)
+    monkeypatch.setattr(outbox, "LEASE", 0.6)
     await db.write(lambda c: outbox.wake(c, "h", "k"))
     [first] = await db.write(lambda c: outbox.lease(c, "a", 10))
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.7)
     [second] = await db.write(lambda c: outbox.lease(c, "b", 10))
     assert second.token > first.token
     with pytest.raises(LeaseLostError):

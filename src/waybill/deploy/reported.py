@@ -24,10 +24,21 @@ class Reported:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def reported(self, host: str, said: Reports) -> None:
-        """Keep what a host says, and let the rollouts that wait for it go on."""
+    async def reported(self, host: str, said: Reports, serial: str | None = None) -> None:
+        """Keep what a host says, and let the rollouts that wait for it go on.
+
+        Args:
+            host: Its name.
+            said: What it says.
+            serial: Of the certificate that it came with, let in by the same write; None when it is let in already.
+
+        Raises:
+            ForbiddenError: The certificate with this serial is not, or no longer, the host's.
+        """
 
         def apply(connection: Connection) -> None:
+            if serial is not None:
+                host_store.admit(connection, host, serial)
             if said.facts is not None:
                 facts = msgspec.json.encode(said.facts).decode()
                 host_store.put_facts(connection, host, said.facts.arch[:32], facts)

@@ -60,7 +60,7 @@ class Dispatcher:
         self._running: dict[int, tuple[Work, asyncio.Task[None]]] = {}
         self._bell = asyncio.Event()
         self._stopping = False
-        self._finished: list[Callable[[Connection], object]] = []
+        self._done: list[tuple[Work, float | None]] = []
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{new_id()[-6:]}"
 
     def performs(self, action: type[A], performer: Callable[[A, Event, Work], Awaitable[None]]) -> None:
@@ -100,12 +100,14 @@ class Dispatcher:
         finally:
             if self._running:
                 await asyncio.wait([task for _, task in self._running.values()], timeout=10)
-            left = [work for work, _ in self._running.values()]
+            done = list(self._done)
+            over = {work.id for work, _ in done}
+            left = [work for work, _ in self._running.values() if work.id not in over]
             for _, task in list(self._running.values()):
                 task.cancel()
             renewing.cancel()
-            if left:
-                await self._db.write(lambda connection: outbox.release(connection, left))
+            if done or left:
+                await self._db.write(functools.partial(_let_go, done=done, left=left))
 
     def stop(self) -> None:
         """Lease nothing more; ``run`` returns once what is under way has ended (10 s at most)."""
@@ -123,25 +125,35 @@ class Dispatcher:
         return rest == str(os.getpid()) or not os.path.exists(f"/proc/{rest}")  # noqa: PTH110 - a plain look
 
     async def _round(self) -> float:
-        room = self._width - len(self._running)
+        """Finish what is done and lease what is due, with the events it is about, all in one write."""
+        done, self._done = self._done, []
+        room = self._width - len(self._running) + len(done)
         if room <= 0:
             return 1.0
-        works, due = await self._db.write(
-            lambda connection: (outbox.lease(connection, self.owner, room), outbox.next_due(connection))
-        )
+
+        def turn(connection: Connection) -> tuple[list[Work], dict[str, Event], float | None]:
+            if done:
+                outbox.finish_all(connection, done)
+            works = outbox.lease(connection, self.owner, room)
+            about = [work.key for work in works if work.handler not in self._handlers]
+            return works, outbox.events_of(connection, about), outbox.next_due(connection)
+
+        works, events, due = await self._db.write(turn)
+        for work, _ in done:
+            self._running.pop(work.id, None)
         for work in works:
-            task = asyncio.create_task(self._work(work), name=f"{work.handler} {work.key}")
+            task = asyncio.create_task(self._work(work, events.get(work.key)), name=f"{work.handler} {work.key}")
             self._running[work.id] = (work, task)
         if len(works) == room:
             return 1.0
         return 5.0 if due is None else max(0.005, min(due, 5.0))
 
-    async def _work(self, work: Work) -> None:
-        full = len(self._running) >= self._width
+    async def _work(self, work: Work, event: Event | None) -> None:
+        done = False
         try:
-            again = await self._handle(work)
-            after = None if again is None else again.after
-            await self._db.write(lambda connection: outbox.finish(connection, work, after))
+            again = await self._handle(work, event)
+            self._done.append((work, None if again is None else again.after))
+            done = True  # and held until the next round has written so
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - every failure is retried and then shown to a person
@@ -150,11 +162,11 @@ class Dispatcher:
             say = log.error if aside else log.warning
             say("work failed", handler=work.handler, key=work.key, attempt=work.attempts, reason=reason, aside=aside)
         finally:
-            self._running.pop(work.id, None)
-            if full:
-                self._bell.set()
+            if not done:
+                self._running.pop(work.id, None)
+            self._bell.set()
 
-    async def _handle(self, work: Work) -> Again | None:
+    async def _handle(self, work: Work, event: Event | None) -> Again | None:
         handler = self._handlers.get(work.handler)
         if handler is not None:
             result = await handler(work)
@@ -164,7 +176,6 @@ class Dispatcher:
         reaction = reactions.get(work.handler)
         if reaction is None:
             raise WaybillError(f"no handler is called {work.handler}.", "An older or newer version left this work.")
-        event = await self._db.read(lambda connection: outbox.event_of(connection, work.key))
         if event is not None:
             for action in reaction(event):
                 await self._performers[type(action)](action, event, work)
@@ -186,3 +197,8 @@ class Dispatcher:
 
 def _renew(connection: Connection, works: list[Work]) -> set[int]:
     return outbox.renew(connection, works)
+
+
+def _let_go(connection: Connection, done: list[tuple[Work, float | None]], left: list[Work]) -> None:
+    outbox.finish_all(connection, done)
+    outbox.release(connection, left)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import sqlalchemy as sa
@@ -84,31 +83,60 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
-# Statements that every request needs are built once: building one takes longer than executing it.
-_RECORD = event_table.insert().returning(event_table.c.seq)
-_FINISH = work_table.delete().where(
-    work_table.c.id == sa.bindparam("row"),
-    work_table.c.token == sa.bindparam("lease"),
-    work_table.c.wakes == sa.bindparam("seen"),
-)
-_EVENT = sa.select(event_table).where(event_table.c.id == sa.bindparam("event"))
+class _Statements:
+    """What the worker and every request need, built once for each kind of database: building takes longer than running.
 
+    Args:
+        connection: Says which kind it is.
+    """
 
-_WAKE: dict[str, Any] = {}
+    def __init__(self, connection: Connection) -> None:
+        row = work_table.c
+        now = epoch(connection) if connection.dialect.name == "postgresql" else sa.bindparam("now", type_=sa.Double)
+        later = now + sa.bindparam("pause", type_=sa.Double)
+        ours = sa.and_(row.id == sa.bindparam("row"), row.token == sa.bindparam("lease"))
+        unwoken = row.wakes == sa.bindparam("seen")
 
+        insert = upsert(connection, work_table).values(handler=sa.bindparam("of"), key=sa.bindparam("about"), due=later)
+        sooner = sa.case((row.due > insert.excluded.due, insert.excluded.due), else_=row.due)
+        woken = {"wakes": row.wakes + 1, "due": sooner, "attempts": 0, "aside": False}
+        self.wake = insert.on_conflict_do_update(index_elements=["handler", "key"], set_=woken)
 
-def _wake(connection: Connection) -> Any:
-    name = connection.dialect.name
-    if name not in _WAKE:
-        now = epoch(connection) if name == "postgresql" else sa.bindparam("now", type_=sa.Double)
-        due = now + sa.bindparam("pause", type_=sa.Double)
-        insert = upsert(connection, work_table).values(handler=sa.bindparam("of"), key=sa.bindparam("about"), due=due)
-        sooner = sa.case((work_table.c.due > insert.excluded.due, insert.excluded.due), else_=work_table.c.due)
-        _WAKE[name] = insert.on_conflict_do_update(
-            index_elements=["handler", "key"],
-            set_={"wakes": work_table.c.wakes + 1, "due": sooner, "attempts": 0, "aside": False},
+        free = (
+            sa.select(row.id)
+            .where(row.aside.is_(False), row.due <= now, row.leased_until < now)
+            .order_by(row.due)
+            .limit(sa.bindparam("room", type_=sa.Integer))
+            .with_for_update(skip_locked=True)
         )
-    return _WAKE[name]
+        taken = {
+            "leased_until": now + sa.bindparam("span", type_=sa.Double),
+            "token": row.token + 1,
+            "attempts": row.attempts + 1,
+        }
+        self.lease = (
+            work_table.update()
+            .where(row.id.in_(free))
+            .values(owner=sa.bindparam("who"), **taken)
+            .returning(*(row[name] for name in Work.__struct_fields__))
+        )
+        when = sa.case((row.leased_until > row.due, row.leased_until), else_=row.due)
+        self.next_due = sa.select(sa.func.min(when) - now).where(row.aside.is_(False))
+        self.finish = work_table.delete().where(ours, unwoken)
+        due = sa.case((unwoken, later), else_=now)
+        self.free = work_table.update().where(ours).values(leased_until=0, owner="", attempts=0, error="", due=due)
+
+
+_RECORD = event_table.insert().returning(event_table.c.seq)
+_EVENTS = sa.select(event_table).where(event_table.c.id.in_(sa.bindparam("events", expanding=True)))
+_STATEMENTS: dict[str, _Statements] = {}
+
+
+def _statements(connection: Connection) -> _Statements:
+    name = connection.dialect.name
+    if name not in _STATEMENTS:
+        _STATEMENTS[name] = _Statements(connection)
+    return _STATEMENTS[name]
 
 
 def record(connection: Connection, body: EventBody, actor: str, event_id: str | None = None) -> Event:
@@ -126,7 +154,7 @@ def record(connection: Connection, body: EventBody, actor: str, event_id: str | 
 def wake(connection: Connection, handler: str, key: str, after: float = 0.0) -> None:
     """Have ``handler`` look at ``key`` in ``after`` seconds at the latest."""
     values = {"of": handler, "about": key, "pause": after, "now": time.time()}
-    connection.execute(_wake(connection), values)
+    connection.execute(_statements(connection).wake, values)
     notify(connection, TOPIC)
 
 
@@ -138,33 +166,13 @@ def schedule(connection: Connection, handler: str, key: str, after: float) -> No
 
 def lease(connection: Connection, owner: str, limit: int) -> list[Work]:
     """Take up to ``limit`` rows that are due and that nobody holds."""
-    now = epoch(connection)
-    free = (
-        sa.select(work_table.c.id)
-        .where(work_table.c.aside.is_(False), work_table.c.due <= now, work_table.c.leased_until < now)
-        .order_by(work_table.c.due)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    taken = connection.execute(
-        work_table.update()
-        .where(work_table.c.id.in_(free))
-        .values(
-            owner=owner,
-            leased_until=now + LEASE,
-            token=work_table.c.token + 1,
-            attempts=work_table.c.attempts + 1,
-        )
-        .returning(*(work_table.c[name] for name in Work.__struct_fields__))
-    )
-    return [Work(**row) for row in taken.mappings()]
+    values = {"who": owner, "room": limit, "span": LEASE, "now": time.time()}
+    return [Work(**row) for row in connection.execute(_statements(connection).lease, values).mappings()]
 
 
 def next_due(connection: Connection) -> float | None:
     """Seconds until the next row becomes due or a lease may run out; None when there is no work."""
-    when = sa.case((work_table.c.leased_until > work_table.c.due, work_table.c.leased_until), else_=work_table.c.due)
-    query = sa.select(sa.func.min(when) - epoch(connection)).where(work_table.c.aside.is_(False))
-    return connection.execute(query).scalar()
+    return connection.execute(_statements(connection).next_due, {"now": time.time()}).scalar()
 
 
 def renew(connection: Connection, works: Iterable[Work]) -> set[int]:
@@ -187,16 +195,21 @@ def check(connection: Connection, work: Work) -> None:
 
 def finish(connection: Connection, work: Work, again: float | None = None) -> None:
     """Done: the row goes, unless it was woken meanwhile or wants to run again in ``again`` seconds."""
-    ours = _ours(work)
-    if again is None:
-        gone = connection.execute(_FINISH, {"row": work.id, "lease": work.token, "seen": work.wakes}).rowcount
-        if gone:
-            return
-    now = epoch(connection)
-    later = now + (again or 0.0)
-    due = later if again is None else sa.case((work_table.c.wakes == work.wakes, later), else_=now)
-    connection.execute(work_table.update().where(ours).values(leased_until=0, owner="", attempts=0, error="", due=due))
-    notify(connection, TOPIC)
+    finish_all(connection, [(work, again)])
+
+
+def finish_all(connection: Connection, done: Sequence[tuple[Work, float | None]]) -> None:
+    """Finish many rows, each with the seconds after which it wants to run again, or None."""
+    statements, now = _statements(connection), time.time()
+    rows = [
+        {"row": work.id, "lease": work.token, "seen": work.wakes, "pause": again or 0.0, "now": now}
+        for work, again in done
+    ]
+    leaving = [row for row, (_, again) in zip(rows, done, strict=True) if again is None]
+    gone = connection.execute(statements.finish, leaving).rowcount if leaving else 0
+    if gone < len(rows):  # some stay; freeing a row that has gone changes nothing
+        connection.execute(statements.free, rows)
+        notify(connection, TOPIC)
 
 
 def fail(connection: Connection, work: Work, reason: str) -> bool:
@@ -314,8 +327,14 @@ def newest_of(connection: Connection, kind: type[EventBody], subjects: Iterable[
 
 def event_of(connection: Connection, event_id: str) -> Event | None:
     """The event with this id."""
-    found = _decode(connection.execute(_EVENT, {"event": event_id}).mappings())
-    return found[0] if found else None
+    return events_of(connection, [event_id]).get(event_id)
+
+
+def events_of(connection: Connection, ids: Sequence[str]) -> dict[str, Event]:
+    """Id → event, of those of these ids that this version knows."""
+    if not ids:
+        return {}
+    return {event.id: event for event in _decode(connection.execute(_EVENTS, {"events": ids}).mappings())}
 
 
 def _decode(rows: Iterable[sa.RowMapping]) -> list[Event]:

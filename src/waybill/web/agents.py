@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -54,12 +54,19 @@ def agents_app(  # noqa: C901, PLR0915 - a list of routes, each short
     """The app of the agents' port."""
 
     async def who(scope: Any) -> str:
-        client = (scope.get("extensions") or {}).get(KEY)
-        if client is None:
-            raise ForbiddenError("this port is for enrolled hosts.", "waybill agent enroll makes one of this machine.")
-        name, serial = client["name"], client["serial"]
+        name, serial = _client(scope)
         await db.read(lambda connection: store.admit(connection, name, serial))
-        return str(name)
+        return name
+
+    async def asked(scope: Any, question: Callable[[Connection, str], T]) -> tuple[str, T]:
+        """Who asks, and the answer to a question about it, in one look at the database."""
+        name, serial = _client(scope)
+
+        def look(connection: Connection) -> T:
+            store.admit(connection, name, serial)
+            return question(connection, name)
+
+        return name, await db.read(look)
 
     @asgi("/v1/desired", copy_scope=False)
     async def desired(scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,25 +90,25 @@ def agents_app(  # noqa: C901, PLR0915 - a list of routes, each short
 
     @post("/v1/report", status_code=204)
     async def report(request: Request[Any, Any, Any]) -> None:
-        host = await who(request.scope)
-        await reported.reported(host, await _body(request, Reports))
+        name, serial = _client(request.scope)
+        await reported.reported(name, await _body(request, Reports), serial)
 
     @get("/v1/commits/{rest:path}")
     async def pack(request: Request[Any, Any, Any], rest: str) -> File:
-        host = await who(request.scope)
         match = _PACK.fullmatch(rest.lstrip("/"))
         if match is None:
             raise InvalidInputError("a commit is asked for as /v1/commits/REPOSITORY/COMMIT.pack.")
         repository, commit = match["repository"], match["commit"]
-        if not await db.read(lambda connection: _meant_for(connection, host, repository, commit)):
+        host, meant = await asked(request.scope, lambda found, name: _meant_for(found, name, repository, commit))
+        if not meant:
             raise ForbiddenError(f"{repository} {commit[:12]} is not meant for {host}.")
         path = await mirrors.pack(repository, commit)
         return File(path=path, media_type="application/x-git-packed-objects", filename=f"{commit}.pack")
 
     @get("/v1/builds/{digest:str}")
     async def build(request: Request[Any, Any, Any], digest: str) -> File:
-        host = await who(request.scope)
-        if digest not in await db.read(lambda connection: _builds_for(connection, host)):
+        host, meant = await asked(request.scope, _builds_for)
+        if digest not in meant:
             raise ForbiddenError(f"this build is not meant for {host}.")
         path = blobs.path(digest)
         if not path.exists():
@@ -110,16 +117,14 @@ def agents_app(  # noqa: C901, PLR0915 - a list of routes, each short
 
     @put("/v1/builds/{order:str}", status_code=204)
     async def deliver(request: Request[Any, Any, Any], order: str) -> None:
-        host = await who(request.scope)
-        await db.read(lambda connection: _ordered(connection, host, order))
+        host, _ = await asked(request.scope, lambda connection, name: _ordered(connection, name, order))
         expected = request.headers.get("waybill-digest")
         digest, size = await blobs.put(_chunks(request), BUILD_LIMIT, expected)
         await reported.built(order, host, digest, size)
 
     @post("/v1/builds/{order:str}/failed", status_code=204)
     async def failed(request: Request[Any, Any, Any], order: str) -> None:
-        host = await who(request.scope)
-        await db.read(lambda connection: _ordered(connection, host, order))
+        host, _ = await asked(request.scope, lambda connection, name: _ordered(connection, name, order))
         said = await _body(request, BuildFailure)
         await reported.build_failed(order, host, said.reason, said.output)
 
@@ -142,6 +147,14 @@ def agents_app(  # noqa: C901, PLR0915 - a list of routes, each short
 async def _left(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def _client(scope: Any) -> tuple[str, str]:
+    """Name and serial of the client certificate."""
+    client = (scope.get("extensions") or {}).get(KEY)
+    if client is None:
+        raise ForbiddenError("this port is for enrolled hosts.", "waybill agent enroll makes one of this machine.")
+    return str(client["name"]), str(client["serial"])
 
 
 async def _chunks(request: Request[Any, Any, Any]) -> AsyncIterator[bytes]:

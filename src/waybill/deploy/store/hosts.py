@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -89,6 +90,27 @@ counter_table = sa.Table(
 
 Told = Desired | Abandon | Remove | BuildOrder
 
+# What every word of every host needs is built once: building a statement takes longer than executing it.
+_ADMISSION = sa.select(host_table.c.serial, host_table.c.revoked).where(host_table.c.name == sa.bindparam("host"))
+_TOLD_TO = sa.select(told_table.c.body).where(told_table.c.host == sa.bindparam("of")).order_by(told_table.c.revision)
+_REPORT_OF = sa.select(report_table.c.body).where(
+    report_table.c.host == sa.bindparam("of"),
+    report_table.c.service == sa.bindparam("about"),
+    report_table.c.environment == sa.bindparam("into"),
+)
+_PUT_REPORT: dict[str, Any] = {}
+
+
+def _put_report(connection: Connection) -> Any:
+    name = connection.dialect.name
+    if name not in _PUT_REPORT:
+        insert = upsert(connection, report_table)
+        changed = {name: insert.excluded[name] for name in ("sequence", "live_sequence", "body")}
+        _PUT_REPORT[name] = insert.on_conflict_do_update(
+            index_elements=["host", "service", "environment"], set_=changed
+        )
+    return _PUT_REPORT[name]
+
 
 def next_revision(connection: Connection) -> int:
     """The next number of the one counter; holding its row keeps revisions in order of commit."""
@@ -170,8 +192,7 @@ def admit(connection: Connection, name: str, serial: str) -> None:
     Raises:
         ForbiddenError: It is not; the sentence says which of the reasons it is, since what to do differs.
     """
-    query = sa.select(host_table.c.serial, host_table.c.revoked).where(host_table.c.name == name)
-    row = connection.execute(query).first()
+    row = connection.execute(_ADMISSION, {"host": name}).first()
     again = "Its services go on. To connect it, make a token with waybill enroll and use it there: "
     again += "waybill agent enroll TOKEN --force"
     if row is None:
@@ -246,8 +267,7 @@ def told_since(connection: Connection, revision: int) -> list[tuple[str, int, st
 
 def told_to(connection: Connection, host_name: str) -> list[str]:
     """All messages that stand for a host, as JSON, oldest first."""
-    query = sa.select(told_table.c.body).where(told_table.c.host == host_name).order_by(told_table.c.revision)
-    return list(connection.execute(query).scalars())
+    return list(connection.execute(_TOLD_TO, {"of": host_name}).scalars())
 
 
 def put_report(connection: Connection, host_name: str, report: Report) -> Report | None:
@@ -261,9 +281,7 @@ def put_report(connection: Connection, host_name: str, report: Report) -> Report
         "live_sequence": report.live_sequence,
         "body": msgspec.json.encode(report).decode(),
     }
-    insert = upsert(connection, report_table).values(**row)
-    changed = {name: row[name] for name in ("sequence", "live_sequence", "body")}
-    connection.execute(insert.on_conflict_do_update(index_elements=["host", "service", "environment"], set_=changed))
+    connection.execute(_put_report(connection), row)
     if before is None or msgspec.structs.replace(before, at=report.at) != report:
         notify(connection, REPORTED)
     return before
@@ -271,12 +289,8 @@ def put_report(connection: Connection, host_name: str, report: Report) -> Report
 
 def report_of(connection: Connection, host_name: str, service: str, environment: str) -> Report | None:
     """What a host last said about a service."""
-    query = sa.select(report_table.c.body).where(
-        report_table.c.host == host_name,
-        report_table.c.service == service,
-        report_table.c.environment == environment,
-    )
-    body = connection.execute(query).scalar()
+    key = {"of": host_name, "about": service, "into": environment}
+    body = connection.execute(_REPORT_OF, key).scalar()
     return None if body is None else msgspec.json.decode(body, type=Report)
 
 

@@ -85,6 +85,22 @@ build_table = sa.Table(
 )
 
 
+_RUNNING = sa.select(rollout_table.c.id).where(
+    rollout_table.c.service == sa.bindparam("about"),
+    rollout_table.c.environment == sa.bindparam("into"),
+    rollout_table.c.state.in_(["running", "reverting"]),
+)
+_HOST_STATE = (  # built once, since every word of every host needs it
+    rollout_host_table.update()
+    .where(
+        rollout_host_table.c.rollout.in_(_RUNNING),
+        rollout_host_table.c.host == sa.bindparam("of"),
+        rollout_host_table.c.sequence == sa.bindparam("counted"),
+    )
+    .values(state=sa.bindparam("became"), reason=sa.bindparam("because"))
+)
+
+
 class BuildRow(msgspec.Struct, frozen=True, kw_only=True):
     """A build: wanted, being made, there, or impossible.
 
@@ -175,26 +191,22 @@ def rollout_hosts(connection: Connection, identity: str) -> list[RolloutHost]:
     """Where the hosts of a rollout stand, by name; a host that is not enrolled any more counts as away for ever."""
     now = connection.execute(sa.select(epoch(connection))).scalar_one()
     query = (
-        sa.select(rollout_host_table, host_table.c.connected, host_table.c.seen_epoch, host_table.c.revoked)
+        sa.select(
+            *(rollout_host_table.c[name] for name in ("host", "sequence", "state", "told", "reason")),
+            *(host_table.c[name] for name in ("connected", "seen_epoch", "revoked")),
+        )
         .outerjoin(host_table, host_table.c.name == rollout_host_table.c.host)
         .where(rollout_host_table.c.rollout == identity)
         .order_by(rollout_host_table.c.host)
     )
     found = []
-    for row in connection.execute(query).mappings():
-        gone = row["connected"] is None or bool(row["revoked"])
-        silent = now - (row["seen_epoch"] or 0)
-        here = not gone and bool(row["connected"]) and silent < GONE_AFTER
-        found.append(
-            RolloutHost(
-                host=row["host"],
-                sequence=row["sequence"],
-                state=row["state"],
-                told=now - row["told"] if row["told"] else 0.0,
-                away=0.0 if here else (1e9 if gone else max(silent, 0.001)),
-                reason=row["reason"],
-            )
-        )
+    for host, sequence, state, told, reason, connected, seen, revoked in connection.execute(query):
+        gone = connected is None or revoked
+        silent = now - (seen or 0)
+        here = not gone and connected and silent < GONE_AFTER
+        away = 0.0 if here else (1e9 if gone else max(silent, 0.001))
+        waits = now - told if told else 0.0
+        found.append(RolloutHost(host=host, sequence=sequence, state=state, told=waits, away=away, reason=reason))
     return found
 
 
@@ -240,20 +252,8 @@ def set_untold(connection: Connection, identity: str) -> None:
 
 def set_host_state(connection: Connection, host: str, key: tuple[str, str], sequence: int, state: str, why: str) -> int:
     """Note what a host said about a sequence; returns how many running rollouts that concerns."""
-    running = sa.select(rollout_table.c.id).where(
-        rollout_table.c.service == key[0],
-        rollout_table.c.environment == key[1],
-        rollout_table.c.state.in_(["running", "reverting"]),
-    )
-    return connection.execute(
-        rollout_host_table.update()
-        .where(
-            rollout_host_table.c.rollout.in_(running),
-            rollout_host_table.c.host == host,
-            rollout_host_table.c.sequence == sequence,
-        )
-        .values(state=state, reason=why)
-    ).rowcount
+    said = {"of": host, "about": key[0], "into": key[1], "counted": sequence, "became": state, "because": why}
+    return connection.execute(_HOST_STATE, said).rowcount
 
 
 def next_sequence(connection: Connection, service: str, environment: str) -> int:
