@@ -59,7 +59,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "agent": ("waybill.cli.agent:app", "Run the agent of this host, or ask it."),
     "completion": ("waybill.cli.completion:completion", "Print the completion script of a shell."),
     "races": ("waybill.cli.races:app", "Find data races in logs, and keep one issue for each."),
-    "agent": ("waybill.cli.agent:app", "Run the agent of this host, or ask it: status, logs, rollback, hold."),
 }
 
 PLAIN: dict[str, str] = {
