@@ -75,6 +75,14 @@ def go_report(first, second, address="0x00c000123450", shift=0, ended=True):
     return "\n".join([*lines, *(["=================="] if ended else [])]) + "\n"
 
 
+def half(function):
+    """A report whose second stack was lost."""
+    whole = go_report([function], ["x"])
+    return whole.replace(
+        f"{chr(10)}  x(){chr(10)}      /srv/build/yard/file0.go:40 +0x28", f"{chr(10)}  [failed to restore the stack]"
+    )
+
+
 def race(number, shift=0, flip=False):
     """The report of one of many races of a program that there is not."""
     sides = [[f"yard.example/crane/hook.(*Hook).Lift{number}"], [f"yard.example/crane/hook.(*Hook).Drop{number}"]]

@@ -274,7 +274,7 @@ def _infos(state: Path | None, *, every: bool, server: bool) -> list[Any]:
         from waybill.cli.client import Client
 
         wanted = None if every else "quarantine"
-        return Client().call("GET", "/api/races", list[RaceInfo], state=wanted)
+        return Client().call("GET", "/api/races", list[RaceInfo], only=wanted)
     with _memory(state) as memory:
         states = ("held", "new", "filed", "quarantine", "discarded") if every else ("quarantine",)
         return [_info(one) for one in memory.sightings(*states)]

@@ -18,14 +18,15 @@ from waybill.core.clock import stamp
 from waybill.core.errors import ForbiddenError, UnauthenticatedError
 from waybill.core.ids import new_id
 
-Role = Literal["viewer", "deployer", "approver", "admin"]
-Right = Literal["view", "deploy", "approve", "administer"]
+Role = Literal["viewer", "deployer", "approver", "admin", "reporter"]
+Right = Literal["view", "deploy", "approve", "administer", "report"]
 
 RIGHTS: dict[str, frozenset[str]] = {
     "viewer": frozenset({"view"}),
-    "deployer": frozenset({"view", "deploy"}),
+    "deployer": frozenset({"view", "deploy", "report"}),
     "approver": frozenset({"view", "approve"}),
-    "admin": frozenset({"view", "deploy", "administer"}),
+    "admin": frozenset({"view", "deploy", "administer", "report"}),
+    "reporter": frozenset({"report"}),  # a test machine, which sends what it saw and learns nothing
 }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from waybill.automations import deploy_on_push
+from waybill.automations import deploy_on_push, file_races
 from waybill.core.ids import new_id
 from waybill.deploy import advance
 from waybill.deploy.actions import StartRollouts, SyncRepository
@@ -26,15 +26,18 @@ from waybill.infra.ca import Authority
 from waybill.infra.db import Connection, Database, metadata, upsert
 from waybill.infra.keys import Keys
 from waybill.infra.settings import Settings
+from waybill.races import service as races
+from waybill.races import store as race_store
+from waybill.races.actions import FileRaces
 from waybill.web.context import Context
 from waybill.web.feed import Feed
 from waybill.web.hooks import Hooks
 from waybill.web.hub import Hub
 from waybill.web.metrics import Metrics
 
-TABLES = (access, hosts, repositories, rollouts, outbox)
+TABLES = (access, hosts, repositories, rollouts, outbox, race_store)
 """The modules whose tables make up the database; importing them registers the tables."""
-AUTOMATIONS = (deploy_on_push,)
+AUTOMATIONS = (deploy_on_push, file_races)
 
 server_table = sa.Table("server", metadata, sa.Column("id", sa.String(36), primary_key=True))
 
@@ -85,6 +88,9 @@ async def assemble(settings: Settings) -> Parts:
     dispatcher.handles(SYNC, pushes.sync)
     dispatcher.handles(SWEEP, pushes.sweep, every=settings.sweep)
     dispatcher.handles(advance.HANDLER, deployments.advance)
+    filed = races.Races(db, settings.folder)
+    dispatcher.handles(races.HANDLER, filed.file)
+    dispatcher.handles(races.SWEEP, filed.sweep, every=races.EVERY)
 
     async def sync(action: SyncRepository, _event: Event, _work: Work) -> None:
         await db.write(lambda connection: outbox.wake(connection, SYNC, action.repository))
@@ -92,7 +98,11 @@ async def assemble(settings: Settings) -> Parts:
     async def start(_action: StartRollouts, event: Event, _work: Work) -> None:
         await pushes.start(event)
 
+    async def file(_action: FileRaces, _event: Event, _work: Work) -> None:
+        await db.write(lambda connection: outbox.wake(connection, races.HANDLER, races.KEY))
+
     dispatcher.performs(SyncRepository, sync)
+    dispatcher.performs(FileRaces, file)
     dispatcher.performs(StartRollouts, start)
     return parts
 

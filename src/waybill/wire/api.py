@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-Role = Literal["viewer", "deployer", "approver", "admin"]
+Role = Literal["viewer", "deployer", "approver", "admin", "reporter"]
 
 
 class RolloutInfo(msgspec.Struct, frozen=True, kw_only=True):
