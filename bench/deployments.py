@@ -64,8 +64,10 @@ async def _run(count: int) -> None:
         f"seconds from push to the new version's answer, under this load: {spread}, worst {max(seconds):.2f}",
         f"slowest answer: {tally.slowest * 1000:.0f} ms",
         *tally.details[:5],
-        f"target: 0 lost in {count} deployments: {verdict(lost == 0 and len(seconds) == count)}"
-        f" ({lost} lost in {len(seconds)})",
+        (
+            f"target: 0 lost in {count} deployments: {verdict(lost == 0 and len(seconds) == count)}"
+            f" ({lost} lost in {len(seconds)})"
+        ),
     ]
     table(f"deployments: {len(seconds)} in a row", ["requests", "clients", "sent", "lost", "how"], rows, notes)
 
