@@ -193,7 +193,7 @@ def _member(path: Path) -> Member:
 def _sample(file: BinaryIO, kind: str) -> bytes:
     stream = _decompressed(file, kind)
     try:
-        return bytes(stream.read(SAMPLE))
+        return bytes(stream.read1(SAMPLE))
     except Unreadable:
         raise
     except Exception as error:
