@@ -14,6 +14,7 @@ NAMES = {
     "push": "git push → the new version answers, beside pyinfra, ansible-core and Debian's webhook",
     "deployments": "100 deployments in a row under load: requests lost",
     "fleet": "100 agents switched; 5,000 agents told",
+    "races": "logs read for data race reports: speed and memory",
     "sizes": "start of the command line, memory, size of an installation",
 }
 

@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import msgspec
+
 from waybill.core.clock import later, stamp
 from waybill.races.scan import Found, Readable, Scanner, Tape
 from waybill.races.sources import Member, Skipped, opened, series
-from waybill.races.state import FINGERPRINT, Memory, Position, Sighting, digest, fresh, moved
+from waybill.races.state import FINGERPRINT, UNSETTLED, Memory, Position, Sighting, digest, fresh, moved
 
 IDLE = 600
 """Seconds without a write after which nothing more is expected of an unfinished report."""
@@ -73,7 +75,7 @@ class Reader:
         ends: list[tuple[Member, Position, int, int]] = []
         grown = False
         for member in group:
-            position = known.get((member.device, member.inode)) or fresh(member)
+            position = known.get((member.device, member.inode)) or fresh()
             same = (position.size, position.changed) == (member.size, member.changed)
             grown = not same
             if same and (member.kind != "plain" or position.offset == member.size):
@@ -105,7 +107,10 @@ class Reader:
                 done, lines = position.offset, position.line
             elif behind and begun is not None and begun.entry == position.entry:
                 done, lines, waiting = begun.offset, begun.line - 1, True
-            self._memory.put_position(moved(position, member, done, lines, _tail(member, done)))
+            kept = moved(position, member, done, lines, _tail(member, done))
+            if waiting:
+                kept = msgspec.structs.replace(kept, size=UNSETTLED)
+            self._memory.put_position(kept)
 
     def _known(self, members: Iterable[Member]) -> dict[tuple[int, int], Position]:
         """(device, number) → how far the file was read."""

@@ -48,7 +48,8 @@ class Tape:
     """
 
     def __init__(self, stream: Readable, offset: int = 0, line: int = 0) -> None:
-        self._stream = stream
+        # Of a compressed file that is cut short, ``read1`` gives what comes before the fault; ``read`` loses it.
+        self._read = getattr(stream, "read1", stream.read)
         self._data = b""
         self._at = 0
         self._base = offset
@@ -125,7 +126,7 @@ class Tape:
 
     def _more(self) -> bool:
         try:
-            block = self._stream.read(BLOCK)
+            block = self._read(BLOCK)
         except (OSError, EOFError, ValueError) as error:  # a compressed file that is cut short or damaged
             self.problem = str(error) or type(error).__name__
             return False

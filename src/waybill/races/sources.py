@@ -193,7 +193,7 @@ def _member(path: Path) -> Member:
 def _sample(file: BinaryIO, kind: str) -> bytes:
     stream = _decompressed(file, kind)
     try:
-        return bytes(stream.read(SAMPLE))
+        return bytes(stream.read1(SAMPLE))
     except Unreadable:
         raise
     except Exception as error:
@@ -213,12 +213,9 @@ def _decompressed(file: Any, kind: str) -> Any:
 
 
 def _zstandard(file: Any) -> Any:
-    try:
-        return importlib.import_module("compression.zstd").ZstdFile(file)  # Python 3.14 and later
-    except ModuleNotFoundError:
-        pass
-    try:
-        library = importlib.import_module("zstandard")
-    except ModuleNotFoundError:
-        raise Unreadable("zstd, which needs the package zstandard") from None
-    return library.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+    for name in ("compression.zstd", "backports.zstd"):  # of Python 3.14 and later; for the ones before
+        try:
+            return importlib.import_module(name).ZstdFile(file)
+        except ModuleNotFoundError:
+            continue
+    raise Unreadable("zstd, which needs the package backports.zstd")

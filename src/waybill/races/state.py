@@ -26,6 +26,8 @@ from waybill.races.sources import Member
 
 FINGERPRINT = 1024
 """Bytes at a log's beginning, and before its position, by which its content is known again."""
+UNSETTLED = -1
+"""The size of a log that is to be read again though it did not change: a report in it is not at its end."""
 State = Literal["held", "new", "filed", "quarantine", "discarded"]
 
 SCHEMA = """
@@ -313,10 +315,22 @@ class LocalNotes:
         )
 
 
-def fresh(member: Member) -> Position:
+def fresh() -> Position:
     """A log of which nothing was read."""
-    return moved(Position(entry=new_id(), path="", device=0, inode=0, size=0, changed=0, head_length=0, head="",
-                          tail_length=0, tail="", offset=0, line=0), member, 0, 0, b"")  # fmt: skip
+    return Position(
+        entry=new_id(),
+        path="",
+        device=0,
+        inode=0,
+        size=UNSETTLED,
+        changed=0,
+        head_length=0,
+        head="",
+        tail_length=0,
+        tail="",
+        offset=0,
+        line=0,
+    )
 
 
 def moved(position: Position, member: Member, offset: int, line: int, tail: bytes) -> Position:
