@@ -148,7 +148,7 @@ async def test_a_thousand_duplicate_deliveries_deploy_once(tmp_path: Path) -> No
         assert statuses.count(202) == 1 and set(statuses) <= {200, 202}
         await s.serves("2")
         await s.ended(commit)
-        assert len(list(await s.events("PushReceived"))) == 2
+        assert len(await s.events("PushReceived")) == 2
         assert len(await s.rollouts(commit)) == 1
         s.started_once("1", "2")
         await s.nobody_lost(users)
