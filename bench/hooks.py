@@ -143,6 +143,7 @@ def serve(folder: str, database: str, ready: multiprocessing.connection.Connecti
     from waybill.infra import migrate
     from waybill.infra.db import Database
     from waybill.infra.keys import Keys
+    from waybill.server.main import SWITCH
     from waybill.web.hooks import Hooks
     from waybill.web.patience import PatientProtocol
     from waybill.web.problems import HANDLERS
@@ -188,7 +189,7 @@ def serve(folder: str, database: str, ready: multiprocessing.connection.Connecti
         ready.send((done, spent))
         db.close()
 
-    sys.setswitchinterval(0.0005)
+    sys.setswitchinterval(SWITCH)
     uvloop.run(main())
 
 
