@@ -43,6 +43,9 @@ from waybill.infra.ca import Authority
 from waybill.infra.db import Database
 from waybill.infra.keys import Keys
 
+PATIENCE = 300
+"""Seconds that all simulated agents have to connect."""
+
 
 def run(*, quick: bool) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -143,12 +146,12 @@ def _connected(server: Server, agents: int, processes: int, mode: str):
             )
             process.start()
             workers.append((process, ours, len(mine)))
-        for process, ours, _ in workers:
-            if not ours.poll(240) or ours.recv() != "connected":
-                raise BenchError("the simulated agents did not connect within 240 s")
+        for _, ours, _ in workers:
+            if not ours.poll(PATIENCE) or ours.recv() != "connected":
+                raise BenchError(f"the simulated agents did not connect within {PATIENCE} s")
         yield workers
     finally:
-        for process, ours, _ in workers:
+        for process, _, _ in workers:
             process.terminate()
             process.join(20)
             process.kill()

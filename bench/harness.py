@@ -62,7 +62,7 @@ class Programs:
         """Run a command to its end; what it printed."""
         words = [str(WAYBILL) if word == "waybill" else str(word) for word in argv]
         done = subprocess.run(
-            words, cwd=cwd, env=self.environment, input=stdin, capture_output=True, text=True, timeout=60
+            words, cwd=cwd, env=self.environment, input=stdin, capture_output=True, text=True, timeout=60, check=False
         )
         if done.returncode:
             raise BenchError(f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
@@ -138,7 +138,7 @@ class Server:
         self.data = programs.folder / "server"
         self.port, self.agents_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.repository = Repository(programs, SERVICE_FILE.format(port=port))
+        self.repository = Repository(programs, SERVICE_FILE.format(port=port, drain=DRAIN))
         self._hosts: list[str] = []
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -215,13 +215,15 @@ class Server:
             return False
 
 
+DRAIN = 2
+"""Seconds that established connections stay with the old version."""
 SERVICE_FILE = """\
 service: hello
 environments:
   production:
     branches: [main]
     hosts: {{role: web}}
-    run: {{driver: process, command: [/usr/bin/env, python3, hello.py], port: {port}}}
+    run: {{driver: process, command: [/usr/bin/env, python3, hello.py], port: {port}, drain: {drain}s}}
     health: {{path: /, within: 20s}}
 """
 

@@ -8,8 +8,9 @@ The columns: requests measured and not taken, latencies in milliseconds, how lat
 busy machine shows here first), the server's processor time for each request, its reaction included, and reactions
 performed by the end.
 
-Waybill writes the delivery, its event and its work durably before it answers, and a worker performs one action for
-each. ``webhook`` verifies the same signature and starts ``true``; it keeps nothing.
+Waybill writes the delivery, its event and its work durably before it answers, and its worker performs the real
+reaction to each: it asks for the repository to be fetched, which writes once more; the fetch itself is left out.
+``webhook`` verifies the same signature and starts ``true``; it keeps nothing.
 """
 
 from __future__ import annotations
@@ -130,29 +131,25 @@ async def load(port: int, path: str, rate: int, seconds: float) -> tuple[list[fl
     return latencies, failed, round(late)
 
 
-def serve(folder: str, database: str, ready: multiprocessing.connection.Connection) -> None:
+def serve(folder: str, database: str, ready: multiprocessing.connection.Connection) -> None:  # noqa: PLR0915 - a server put together, line by line
     """A server with hooks, database and worker, in a process of its own."""
     import uvicorn
     from litestar import Litestar
 
-    from waybill.deploy.events import PushReceived
+    from waybill.automations import deploy_on_push  # noqa: F401 - it registers the reaction
+    from waybill.deploy.actions import SyncRepository
     from waybill.deploy.model import Repository
+    from waybill.deploy.pushes import SYNC
     from waybill.deploy.store import access, hosts, repositories, rollouts  # noqa: F401 - they register the tables
-    from waybill.events.dispatch import Dispatcher, on
-    from waybill.events.model import Action
+    from waybill.events import outbox
+    from waybill.events.dispatch import Dispatcher
     from waybill.infra import migrate
     from waybill.infra.db import Database
     from waybill.infra.keys import Keys
+    from waybill.server.main import SWITCH
     from waybill.web.hooks import Hooks
     from waybill.web.patience import PatientProtocol
     from waybill.web.problems import HANDLERS
-
-    class Noticed(Action, frozen=True):
-        branch: str
-
-    @on(PushReceived)
-    def notice(event):
-        yield Noticed(branch=event.body.branch)
 
     done = 0
 
@@ -164,11 +161,16 @@ def serve(folder: str, database: str, ready: multiprocessing.connection.Connecti
         identity, _ = await hooks.add("github", "team/app", "bench", SECRET)
         dispatcher = Dispatcher(db)
 
-        async def perform(_action, _event, _work):
+        async def sync(action, _event, _work):
             nonlocal done
+            await db.write(lambda c: outbox.wake(c, SYNC, action.repository))
             done += 1
 
-        dispatcher.performs(Noticed, perform)
+        async def fetched(_work):
+            """Fetching the repository is not what is measured."""
+
+        dispatcher.performs(SyncRepository, sync)
+        dispatcher.handles(SYNC, fetched)
         working = asyncio.create_task(dispatcher.run())
         app = Litestar(route_handlers=[hooks.router()], exception_handlers=HANDLERS, openapi_config=None)
         config = uvicorn.Config(app, http=PatientProtocol, lifespan="off", log_level="warning", access_log=False)
@@ -188,7 +190,7 @@ def serve(folder: str, database: str, ready: multiprocessing.connection.Connecti
         ready.send((done, spent))
         db.close()
 
-    sys.setswitchinterval(0.0005)
+    sys.setswitchinterval(SWITCH)
     uvloop.run(main())
 
 

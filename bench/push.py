@@ -52,7 +52,7 @@ def run(*, quick: bool) -> None:
     rows = []
     for one in figures:
         times = one.median / ours.median
-        compared = "" if one is ours else f"{times:.1f} ×"
+        compared = "" if one is ours else f"{times:.1f} x"
         spread = (min(one.seconds), one.median, quantile(one.seconds, 0.9))
         rows.append([one.name, len(one.seconds), *spread, compared, one.sent, one.failed, one.details])
     columns = ["push → live, seconds", "pushes", "best", "median", "p90", "to ours", "sent", "failed", "how"]
@@ -61,7 +61,7 @@ def run(*, quick: bool) -> None:
         *missing,
         f"failed: requests refused, reset or answered 5xx in {LOADED} deployments under 4 clients",
         f"target ≤ {TARGET} s median: {verdict(ours.median <= TARGET)} ({ours.median:.3f} s)",
-        f"target ≥ {TIMES:.0f} × faster than each peer: {verdict(slowest >= TIMES)} (least {slowest:.1f} ×)",
+        f"target ≥ {TIMES:.0f} x faster than each peer: {verdict(slowest >= TIMES)} (least {slowest:.1f} x)",
     ]
     table("push: a small service without a build, one host on this machine", columns, rows, notes)
 
