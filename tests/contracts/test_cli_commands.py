@@ -68,7 +68,11 @@ async def test_a_log_in_is_kept_for_this_person_alone_and_serves_the_next_comman
     status, out, err = await server.cli("login", server.url, stdin=server.admin + "\n", **bare)
     assert (status, err) == (0, "")
     kept = server.folder / "config" / "waybill" / "cli.toml"
-    assert out == f"You are the admin, admin of * in *.\nKept in {kept}, for you alone.\n"
+    assert out.splitlines() == [
+        "You are the admin, admin of everything.",
+        f"Kept in {kept}, for you alone.",
+        "Next: waybill enroll --label role=web, for a token with which a machine becomes a host.",
+    ]
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert (await server.cli("status", **bare))[:2] == (0, "Nothing is deployed yet, and nothing is granted.\n")
     status, _, err = await server.cli("login", server.url, stdin="wbt_wrong\n", **bare)
@@ -89,10 +93,13 @@ async def test_an_admin_sets_a_team_up(server, tmp_path):
         subprocess.run(["git", *identity, *words], cwd=folder, check=True)
     status, out, err = await server.cli("repository", "add", "team/hello", str(folder))
     assert (status, err) == (0, "")
-    assert out.startswith("team/hello is known: 1 branches.")
+    assert out.startswith("team/hello is known with 1 branch.")
     words = ["--repository", "team/hello", "--branch", "main", "--host", "role=web"]
     status, out, _ = await server.cli("grant", "hello/production", *words)
-    assert out == "team/hello may deploy hello/production from main to hosts with role=web.\n"
+    assert out.splitlines() == [
+        "team/hello may deploy hello/production from main to hosts with role=web.",
+        "Next: push to main; what is there already: waybill deploy hello/production main",
+    ]
     status, out, _ = await server.cli("grant", "list")
     assert out.splitlines()[1].split() == ["hello/production", "team/hello", "main", "role=web"]
     made = await server.cli_json("enroll", "-l", "role=web", "--uses", "3", "--within", "12h")

@@ -24,6 +24,7 @@ DISK_BYTES = 512 << 20  # a sparse file
 RUNS = Path(tempfile.gettempdir()) / "waybill-hosts"
 T = TypeVar("T")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ENVIRON = {"PATH": PATH, "LANG": "C.UTF-8"}
 
 # $1 folder of the host, $2 lower layers, $3 its control group, $4 its name, $5 its PATH. It waits for a line, by which
 # time its network card is there, and then becomes the host.
@@ -57,7 +58,7 @@ class Host:
         address6: Its IPv6 address there.
     """
 
-    def __init__(self, fleet: Fleet, name: str, number: int) -> None:
+    def __init__(self, fleet: Fleet, name: str, number: int, disk: int) -> None:
         self.name = name
         self.address = f"{fleet.network}.{number}"
         self.address6 = f"{fleet.network6}::{number}"
@@ -67,8 +68,8 @@ class Host:
         self._launcher: subprocess.Popen[str] | None = None
         self.pid = 0
         (self._folder / "mounts").mkdir(parents=True)
-        with (self._folder / "disk.img").open("wb") as disk:
-            disk.truncate(DISK_BYTES)
+        with (self._folder / "disk.img").open("wb") as file:
+            file.truncate(disk)
         _do("mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=1", str(self._folder / "disk.img"))
 
     # -- power ------------------------------------------------------------------------------------------------------
@@ -115,13 +116,18 @@ class Host:
     ) -> subprocess.CompletedProcess[str]:
         """Run a program on the host as its root and wait for it."""
         done = subprocess.run(
-            ["nsenter", "-t", str(self.pid), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w", *argv],
-            input=stdin, capture_output=True, text=True, check=False, timeout=timeout,
-            env={"PATH": PATH, "LANG": "C.UTF-8"},
-        )  # fmt: skip
+            self._entering(argv), input=stdin, capture_output=True, text=True, check=False, timeout=timeout, env=ENVIRON
+        )
         if check and done.returncode:
             raise HostError(f"{self.name}: {argv} ended with {done.returncode}\n{done.stdout}{done.stderr}")
         return done
+
+    def talk(self, argv: Sequence[str]) -> subprocess.Popen[str]:
+        """Start a program that a person talks with; both of its outputs are its stdout."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            self._entering(argv), stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=ENVIRON
+        )
 
     def unit(self, name: str, argv: Sequence[str], **properties: str) -> None:
         """Start a program that goes on running, as a transient unit: what ``run`` leaves behind dies with it."""
@@ -160,6 +166,9 @@ class Host:
         """Undo ``fill_disk``."""
         self.run(["systemctl", "stop", "filler"], check=False)  # it is gone after a reboot
         self.run(["sh", "-c", "rm -f /var/fill*"])
+
+    def _entering(self, argv: Sequence[str]) -> list[str]:
+        return ["nsenter", "-t", str(self.pid), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w", *argv]
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -215,9 +224,9 @@ class Fleet:
         _do("ip", "address", "add", f"{self.network6}::fe/64", "dev", self.bridge, "nodad")
         _do("ip", "link", "set", self.bridge, "up")
 
-    def host(self, name: str) -> Host:
-        """A new host, not booted yet."""
-        self.hosts.append(Host(self, name, len(self.hosts) + 1))
+    def host(self, name: str, disk: int = DISK_BYTES) -> Host:
+        """A new host, not booted yet; ``disk`` is in bytes."""
+        self.hosts.append(Host(self, name, len(self.hosts) + 1, disk))
         return self.hosts[-1]
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 SUITE = "bookworm"
 PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "python3", "python3-venv", "git", "ca-certificates", "nftables", "iproute2",
-    "conntrack", "procps",
+    "conntrack", "procps", "openssh-server",
 )  # fmt: skip
 CHECKOUT = Path(__file__).parents[2]
 VENV = "opt/waybill"
@@ -55,22 +55,53 @@ def layers(session: Path) -> list[Path]:
     Args:
         session: An empty folder that gets this checkout's waybill.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "waybill-tests"
-    cache.mkdir(parents=True, exist_ok=True)
     lock = CHECKOUT / "requirements" / "host.txt"
+    debian, cache = bare(session)[-1], _cache()
     with _exclusive(cache / "lock"):
-        debian = _cached(cache / f"debian-{_digest(SUITE, *PACKAGES)}", _debootstrap)
         libraries = _cached(cache / f"libraries-{_digest(lock.read_text())}", _install_locked)
     _install(session, "--no-deps", "--no-build-isolation", str(CHECKOUT))
     command = session / VENV / "bin" / "waybill"
     command.parent.mkdir(parents=True)
     command.write_text(f"#!/{VENV}/bin/python3\nfrom waybill.cli.main import main\nmain()\n")
     command.chmod(0o755)
+    return [session, libraries, debian]
+
+
+def bare(session: Path) -> list[Path]:
+    """The same without waybill: Debian, as a person finds it.
+
+    Args:
+        session: An empty folder.
+    """
+    cache = _cache()
+    with _exclusive(cache / "lock"):
+        debian = _cached(cache / f"debian-{_digest(SUITE, *PACKAGES)}", _debootstrap)
     units = session / "etc/systemd/system"
     units.mkdir(parents=True)
     for name in ("getty.target", "console-getty.service"):  # the terminals are those of the machine outside
         (units / name).symlink_to("/dev/null")
-    return [session, libraries, debian]
+    return [session, debian]
+
+
+def wheels(lock: Path) -> Path:
+    """A folder with the wheels that a lock file names, for hosts that reach no package index; kept in the cache."""
+
+    def fetch(folder: Path) -> None:
+        argv = [sys.executable, "-m", "pip", "download", "-q", "--require-hashes", "--only-binary", ":all:"]
+        argv += ["--python-version", "3.11", "-r", str(lock), "-d", str(folder)]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300)
+        if done.returncode:
+            raise RuntimeError(f"pip download failed: {done.stderr[-800:]}")
+
+    cache = _cache()
+    with _exclusive(cache / "lock"):
+        return _cached(cache / f"wheels-{_digest(lock.read_text())}", fetch)
+
+
+def _cache() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "waybill-tests"
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache
 
 
 def _debootstrap(root: Path) -> None:

@@ -24,6 +24,8 @@ app = cyclopts.App(
     name="waybill agent", help="Run the agent of this host, or ask it.", help_format="plaintext", version_flags=[]
 )
 WAIT = 120.0
+UNIT = "waybill-agent.service"
+UNITS = (Path("/etc/systemd/system"), Path("/usr/lib/systemd/system"), Path("/lib/systemd/system"))
 StateFolder = Annotated[Path | None, cyclopts.Parameter(name="--state")]
 
 
@@ -60,7 +62,10 @@ def enroll(
         return
     print(f"enrolled as {enrolled.host} with {enrolled.agents_url}")
     print(f"recipient fingerprint: {mark}")
-    print("Compare it when you run `waybill keys grant`, then start the agent: waybill agent run")
+    print("Compare it with what `waybill keys grant` shows, should the host get the key of locked variables.")
+    packaged = state is None and os.geteuid() == 0 and any((folder / UNIT).exists() for folder in UNITS)
+    starts = "systemctl enable --now waybill-agent-boot waybill-agent" if packaged else "waybill agent run"
+    print(f"Next: {starts}")
 
 
 @app.command

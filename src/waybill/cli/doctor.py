@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import cyclopts
 
 from waybill.cli.output import STYLES, Json, emit
-from waybill.core.errors import ForbiddenError, WaybillError
+from waybill.core.errors import ForbiddenError, UnauthenticatedError, WaybillError
 from waybill.wire.api import Diagnosis, Finding
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ def doctor(
 ) -> None:
     """Say what is wrong with the server, its hosts and the way to them, each with the fix.
 
+    On a host, where nobody has logged in, it looks at the agent, its services and the way to its server.
+
     Args:
         retry: Try again what the server has set aside.
         every: Show also what is fine.
@@ -39,7 +41,13 @@ def doctor(
     """
     from waybill.cli.client import Client, load
 
-    login = load()
+    try:
+        login = load()
+    except UnauthenticatedError:
+        if retry or not (found := _host()):
+            raise
+        _tell(found, every=every, json=json)
+        return
     found = reach("server", login.server, ca=login.ca)
     if not any(one.level == "fault" for one in found):
         client = Client(login)
@@ -47,6 +55,10 @@ def doctor(
             again = client.call("POST", "/api/work/retry", list[str])
             found.append(Finding(check="retry", level="fine", sentence=f"{len(again)} rows of work are tried again."))
         found += _server(client)
+    _tell(found, every=every, json=json)
+
+
+def _tell(found: list[Finding], *, every: bool, json: bool) -> None:
     faults = [one for one in found if one.level == "fault"]
     if json:
         emit(found)
@@ -57,6 +69,36 @@ def doctor(
             "1 fault was found." if len(faults) == 1 else f"{len(faults)} faults were found.",
             "" if json else "The fix stands below each.",
         )
+
+
+def _host() -> list[Finding]:
+    """What the agent of this machine can tell without a server; nothing where no agent is enrolled."""
+    from waybill.agent.standing import standings
+    from waybill.agent.state import Home, default_home
+
+    home = Home(default_home())
+    if not home.enrolled:
+        return []
+    config = home.config()
+    if pid := home.running():
+        sentence = f"it runs as {config.host} (pid {pid}), and accepts {', '.join(config.allow)}."
+        found = [Finding(check="agent", level="fine", sentence=sentence)]
+    else:
+        fix = "systemctl enable --now waybill-agent-boot waybill-agent; journalctl -u waybill-agent says more."
+        found = [_fault("agent", "it does not run; what was live goes on serving.", fix)]
+    for url in config.servers:
+        found += reach("server", url, mutual=True)
+    for row in standings(home):
+        check = f"service {row['key']}"
+        if row["reason"]:
+            fix = f"waybill agent logs {row['key']}; docs/guides/agent.md lists reasons and remedies."
+            found.append(_fault(check, f"{row['state']}: {row['reason']}", fix))
+        elif row["warning"]:
+            fix = "Write `health` into its waybill.yml."
+            found.append(Finding(check=check, level="warning", sentence=row["warning"], fix=fix))
+        else:
+            found.append(Finding(check=check, level="fine", sentence=f"{row['state']}, {row['live_commit'][:12]}."))
+    return found
 
 
 def _server(client: Client) -> list[Finding]:

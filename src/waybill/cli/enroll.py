@@ -39,6 +39,6 @@ def enroll(
         emit(made)
         return
     times = "once" if uses == 1 else f"{uses} times"
-    print(f"Valid {times}, until {made.expires}. On the new host, as root:\n")
+    print(f"Valid {times}, until {made.expires}. On each new host, as root:\n")
     print(f"  waybill agent enroll {made.token} --allow 'SERVICE/ENVIRONMENT'\n")
     print("--allow is the host's own list: it accepts nothing else, whatever this server says.")

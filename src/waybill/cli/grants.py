@@ -35,6 +35,7 @@ def put(of: str, /, *, repository: str, branch: list[str], host: list[str] | Non
         emit(made)
         return
     print(f"{repository} may deploy {of} from {', '.join(made.branches)} to hosts with {_words(made.hosts)}.")
+    print(f"Next: push to {branch[0]}; what is there already: waybill deploy {of} {branch[0]}")
 
 
 @app.command(name="list")

@@ -23,6 +23,13 @@ app = cyclopts.App(
     version_flags=[],
 )
 
+PLACES = {
+    "github": "Settings, Webhooks, Add webhook: Payload URL, Secret, application/json, just the push event",
+    "gitlab": "Settings, Webhooks, Add new webhook: URL, Secret token, Push events and Tag push events",
+    "gitea": "Settings, Webhooks, Add webhook, Gitea: Target URL, Secret, POST, application/json",
+    "forgejo": "Settings, Webhooks, Add webhook, Forgejo: Target URL, Secret, POST, application/json",
+}
+"""Where a repository's page takes address and secret."""
 MARK = "# Written by: waybill hook install"
 SCRIPT = """\
 #!/bin/sh
@@ -177,8 +184,8 @@ def create(*, forge: str, repository: str, json: Annotated[bool, cyclopts.Parame
         print(msgspec.json.encode(made).decode())
         return
     print(f"address  {made.url}\nsecret   {made.secret}    (shown this once)")
-    if forge == "generic":
-        print(f"next     waybill hook install REPOSITORY-FOLDER --server {made.url} --name {repository}")
+    place = PLACES.get(forge, f"waybill hook install REPOSITORY-FOLDER --server {made.url} --name {repository}")
+    print(f"next     {place}")
 
 
 @app.command(name="list")

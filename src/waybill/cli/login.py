@@ -21,7 +21,7 @@ def login(server: str, /, *, ca: str = "", json: Json = False) -> None:
         json: Print JSON.
     """
     from waybill.cli import client
-    from waybill.wire.api import TokenInfo
+    from waybill.wire.api import HostInfo, TokenInfo
 
     if not server.startswith(("http://", "https://")):
         raise InvalidInputError(f"{server!r} is no address of a server.", "It begins with https:// or http://.")
@@ -34,8 +34,11 @@ def login(server: str, /, *, ca: str = "", json: Json = False) -> None:
     if json:
         emit({"server": made.server, "token": token, "file": str(path)})
         return
-    print(f"You are {token.name}, {token.role} of {token.services} in {token.environments}.")
+    of = "everything" if token.services == token.environments == "*" else f"{token.services} in {token.environments}"
+    print(f"You are {token.name}, {token.role} of {of}.")
     print(f"Kept in {path}, for you alone.")
+    if token.role == "admin" and not client.Client(made).call("GET", "/api/hosts", list[HostInfo]):
+        print("Next: waybill enroll --label role=web, for a token with which a machine becomes a host.")
     if made.server.startswith("http://") and "//127." not in made.server and "//localhost" not in made.server:
         print("The connection is not encrypted: whoever is on the way can read the token.", file=sys.stderr)
 

@@ -44,6 +44,8 @@ def status(of: str = "", /, *, json: Json = False) -> None:
             print(f"\n{key}: {one.last.commit[:12]} {one.last.state} {ago(one.last.finished)}: {one.last.reason}")
         for warning in one.warnings:
             print(f"\n{key}: {warning}")
+    if any(not one.hosts and not one.running for one in shown):
+        print("\nA push deployed nothing? waybill events says why.")
     away = [host.name for host in found.hosts if not host.connected and not host.revoked]
     if away and not of:
         print(f"\nnot connected: {', '.join(away)}")

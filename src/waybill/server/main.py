@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import ssl
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 import uvicorn
@@ -162,16 +163,33 @@ def _name(address: str) -> str:
 
 
 async def _first_token(parts: Parts) -> None:
-    """Print the first admin token, once, when there is no token at all."""
+    """Print the first admin token, once, when there is no token at all; into a file where the output is the journal."""
     token, text, digest = access.issue("first admin", "admin")
+    file = parts.settings.folder / "first-admin-token" if _is_journal(sys.stdout) else None
 
     def keep(connection: Connection) -> bool:
         if access_store.tokens(connection):
             return False
+        if file is not None:  # before the token counts: a server that dies here makes another one
+            file.unlink(missing_ok=True)
+            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+                opened.write(text + "\n")
         access_store.add_token(connection, token, digest, "waybill")
         return True
 
     if await parts.db.write(keep):
-        sys.stdout.write(f"The first admin token, shown once:\n\n    {text}\n\n")
-        sys.stdout.write(f"    waybill login {parts.settings.public_url}    # asks for it\n\n")
+        login = f"waybill login {parts.settings.public_url}"
+        if file is not None:
+            sys.stdout.write(f"The first admin token is in {file}: {login} < {file} && rm {file}\n")
+        else:
+            sys.stdout.write(f"The first admin token, shown once:\n\n    {text}\n\n    {login}    # asks for it\n\n")
         sys.stdout.flush()
+
+
+def _is_journal(output: TextIO) -> bool:
+    """Whether what is written there ends up in the journal, see JOURNAL_STREAM in systemd.exec(5)."""
+    try:
+        found = os.fstat(output.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
