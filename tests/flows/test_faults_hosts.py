@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.need import missing
+from support.need import missing, need_program
 from support.system import System, system
 
 pytestmark = pytest.mark.flow
@@ -100,6 +100,40 @@ async def test_a_host_that_does_not_come_back_holds_nobody_up_and_catches_up_whe
         s.started_once("1", "2")
         said = [event["sentence"] for event in await s.events("HostReported") if event["body"]["host"] == "web2"]
         assert any("live" in sentence for sentence in said)
+
+
+async def test_a_host_whose_network_is_cut_counts_as_away_though_it_never_said_good_bye(tmp_path: Path) -> None:
+    nft = need_program("nft", "nftables")
+    table = f"waybill_test_{os.getpid()}"
+    async with system(tmp_path, "web1", "web2", PATIENCE="2", DEAD_AFTER="5", HEARTBEAT="3") as s:
+        await s.deploy("1")
+        cut = f"table inet {table} {{ chain c {{ type filter hook input priority 0; "
+        for port in _ports(s.agents["web2"].pid):
+            cut += f"tcp sport {port} drop; tcp dport {port} drop; "
+        made = subprocess.run([nft, cut + "}; }"], capture_output=True, text=True)
+        if "not permitted" in made.stderr:
+            missing("nftables, as root")
+        assert not made.returncode, made.stderr
+        try:
+            users = s.users("1", "2")
+            commit = s.commit("2")
+            await s.push()
+            await s.serves("2", ["web1"])
+            rollout = await s.ended(commit)
+            assert "web2" in rollout["reason"] and "away" in rollout["reason"]
+        finally:
+            subprocess.run([nft, "delete", "table", "inet", table], check=True)
+        await s.serves("2", ["web2"])
+        await s.nobody_lost(users)
+        s.started_once("1", "2")
+
+
+def _ports(pid: int) -> list[int]:
+    """Local ports of a process's TCP connections."""
+    links = [str(one.readlink()) for one in Path(f"/proc/{pid}/fd").iterdir()]
+    nodes = {link[8:-1] for link in links if link.startswith("socket:")}
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return [int(row[1].split(":")[1], 16) for row in rows if row[9] in nodes]
 
 
 async def test_a_full_disk_is_a_sentence_and_the_old_version_goes_on(tmp_path: Path) -> None:

@@ -112,6 +112,7 @@ async def test_stops_within_seconds_dropping_no_request_and_no_work(tmp_path: Pa
                     answers.append(0)
                 finally:
                     writer.close()
+                await asyncio.sleep(0.01)
 
         clients = [asyncio.create_task(keep_asking()) for _ in range(8)]
         commit = s.commit("1")

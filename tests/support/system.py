@@ -1,8 +1,8 @@
 """The whole of Waybill on this machine: a real server, real agents on addresses of their own, a repository, users.
 
 Every part is a process that a test may kill and start again on the same ports and folders. Only waits are shorter than
-in production: how long an agent pauses before it connects again, how often the server sweeps, and with ``PATIENCE`` how
-long a rollout waits for a host that is away.
+in production: how long an agent pauses before it connects again, how often the server sweeps, and where a test says so
+how long a rollout waits for a host (``PATIENCE``), and how long either side takes silence (``DEAD_AFTER``, ``HEARTBEAT``).
 """
 
 from __future__ import annotations
@@ -31,11 +31,17 @@ from waybill.agent import enrol
 from waybill.agent.state import Folder, Home
 
 SERVICE = Path(__file__).with_name("hello.py")
-SERVE = """\
-import os, waybill.deploy.rules as rules
-rules.PATIENCE = float(os.environ.pop("PATIENCE", rules.PATIENCE))
-from waybill.cli.main import main; main()
+COMMAND = "from waybill.cli.main import main; main()"
+SERVE = (
+    """\
+import os
+from waybill.deploy import rules
+from waybill.web import client_certificate, hub
+for module, name in ((rules, "PATIENCE"), (client_certificate, "DEAD_AFTER"), (hub, "HEARTBEAT")):
+    setattr(module, name, int(os.environ.pop(name, getattr(module, name))))
 """
+    + COMMAND
+)
 AGENT = Path(__file__).with_name("agent_process.py")
 PORT = 8480
 KEY = "hello/production"
@@ -227,7 +233,7 @@ class System:
         """What a ``waybill`` command prints."""
         login = {"WAYBILL_SERVER": self.url, "WAYBILL_TOKEN": self.token}
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", SERVE, *words, cwd=cwd, env=self.environment | login,
+            sys.executable, "-c", COMMAND, *words, cwd=cwd, env=self.environment | login,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         out, err = (text.decode() for text in await process.communicate())
@@ -333,7 +339,7 @@ environments:
         rows = [host for one in status["environments"] for host in one["hosts"] if host["host"] == name]
         return rows[0] if rows else {}
 
-    def users(self, *versions: str, names: Iterable[str] = (), clients: int = 4, pause: float = 0.01) -> list[Load]:
+    def users(self, *versions: str, names: Iterable[str] = (), clients: int = 4, pause: float = 0.03) -> list[Load]:
         """Users who keep asking hosts, on new and on kept connections; only these versions may answer."""
         allowed = set(versions)
         made = [

@@ -30,12 +30,8 @@ class ClientCertificateProtocol(PatientProtocol):
         peer = transport.get_extra_info("socket")
         if peer is not None and peer.family in (socket.AF_INET, socket.AF_INET6):
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in (
-                ("KEEPIDLE", 10),
-                ("KEEPINTVL", 5),
-                ("KEEPCNT", 3),
-                ("USER_TIMEOUT", DEAD_AFTER * 1000),
-            ):
+            asked = {"KEEPIDLE": DEAD_AFTER // 5 * 2, "KEEPINTVL": DEAD_AFTER // 5, "USER_TIMEOUT": DEAD_AFTER * 1000}
+            for name, value in asked.items():
                 if (option := getattr(socket, f"TCP_{name}", None)) is not None:
                     peer.setsockopt(socket.IPPROTO_TCP, option, value)
         super().connection_made(transport)
