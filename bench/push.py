@@ -2,13 +2,16 @@
 
 The clock starts with ``git push`` and stops when a new connection to the service's port is answered by the new
 version, asked every 5 ms. Then, a few more times, the same under light load, where failed requests are counted.
+The floor is what nobody can avoid: ``git push`` without a hook, then the start of the service's process alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from demo.load import Load
@@ -41,6 +44,7 @@ def run(*, quick: bool) -> None:
     count = 5 if quick else 21
     ours = _waybill(count)
     figures, missing = [ours], []
+    floor = _floor(max(5, count // 2))
     for name, arrange in PEERS.items():
         if "webhook" in name and shutil.which("webhook") is None:
             missing.append(f"{name}: missing, apt install webhook")
@@ -56,6 +60,9 @@ def run(*, quick: bool) -> None:
         spread = (min(one.seconds), one.median, quantile(one.seconds, 0.9))
         rows.append([one.name, len(one.seconds), *spread, compared, one.sent, one.failed, one.details])
     columns = ["push → live, seconds", "pushes", "best", "median", "p90", "to ours", "sent", "failed", "how"]
+    rows.append(
+        [floor.name, len(floor.seconds), min(floor.seconds), floor.median, quantile(floor.seconds, 0.9), *[""] * 4]
+    )
     slowest = min((one.median / ours.median for one in figures[1:]), default=0.0)
     notes = [
         *missing,
@@ -81,7 +88,31 @@ def _waybill(count: int) -> Figures:
             server.stop_services(port)
 
 
-def _peer(name: str, arrange, count: int) -> Figures:
+def _floor(count: int) -> Figures:
+    figures = Figures("floor: git push, then the service's start")
+    with Programs() as programs:
+        repository, port = Repository(programs), free_port()
+        words = ["/usr/bin/env", "python3", str(repository.work / "hello.py")]
+        for number in range(count):
+            repository.commit(f"v{number}")
+            began = time.perf_counter()
+            repository.push().communicate(timeout=40)
+            service = subprocess.Popen(
+                words, cwd=repository.work, env={**programs.environment, "PORT": str(port)}, stdout=subprocess.DEVNULL
+            )
+            try:
+                while asks(port) != f"v{number}":
+                    if time.perf_counter() - began > 40:
+                        raise BenchError("the sample service does not start")
+                    time.sleep(EVERY)
+                figures.seconds.append(time.perf_counter() - began)
+            finally:
+                service.terminate()
+                service.wait()
+    return figures
+
+
+def _peer(name: str, arrange: Callable[[Peer], None], count: int) -> Figures:
     with Programs() as programs:
         peer = Peer(name, programs)
         arrange(peer)

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -105,6 +106,44 @@ async def test_the_dispatcher_works_retries_and_stops_without_losing_anything(db
             await asyncio.sleep(0.01)
     dispatcher.stop()
     await running
+
+
+async def test_rows_finished_together_go_stay_or_come_back_each_for_itself(db):
+    for key in ("done", "woken", "again", "lost"):
+        await db.write(lambda c, key=key: outbox.wake(c, "h", key))
+    works = {work.key: work for work in await db.write(lambda c: outbox.lease(c, "a", 10))}
+    await db.write(lambda c: outbox.wake(c, "h", "woken"))
+    lost = msgspec.structs.replace(works["lost"], token=works["lost"].token - 1)
+    done = [(works["done"], None), (works["woken"], None), (works["again"], 60.0), (lost, None)]
+    await db.write(lambda c: outbox.finish_all(c, done))
+    [work] = await db.write(lambda c: outbox.lease(c, "b", 10))
+    assert work.key == "woken"
+    assert await db.write(lambda c: outbox.renew(c, [works["lost"]])) == {works["lost"].id}
+    with db.engine.connect() as connection:
+        kept = set(connection.execute(sa.text("select key from work")).scalars())
+    assert kept == {"woken", "again", "lost"}
+
+
+async def test_what_is_done_while_the_worker_stops_is_not_done_again(db):
+    begun, go, worked = asyncio.Event(), asyncio.Event(), []
+    dispatcher = Dispatcher(db)
+
+    async def handler(work):
+        begun.set()
+        await go.wait()
+        worked.append(work.key)
+
+    dispatcher.handles("h", handler)
+    await db.write(lambda c: outbox.wake(c, "h", "k"))
+    running = asyncio.create_task(dispatcher.run())
+    await asyncio.wait_for(begun.wait(), 10)
+    dispatcher.stop()
+    await asyncio.sleep(0.05)
+    go.set()
+    await asyncio.wait_for(running, 15)
+    assert worked == ["k"]
+    assert await db.write(lambda c: outbox.lease(c, "b", 10)) == []
+    assert await db.read(outbox.next_due) is None
 
 
 async def test_the_migrations_make_exactly_the_tables_that_the_code_expects(db):
