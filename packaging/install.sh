@@ -59,6 +59,7 @@ id waybill >/dev/null 2>&1 || useradd --system --home-dir /var/lib/waybill --she
 install -d -m 700 -o waybill -g waybill /var/lib/waybill
 settings=/var/lib/waybill/server.toml
 if [ ! -e $settings ]; then
+  install -m 600 -o waybill -g waybill /dev/null $settings # a database's address may hold its password
   cat >$settings <<END
 # Every setting is also an option of waybill serve, which says what it means: waybill serve --help
 listen = "0.0.0.0"
@@ -66,7 +67,6 @@ agents_listen = "0.0.0.0"
 public_url = "http://$address:8470"
 agents_url = "https://$address:8471"
 END
-  chown waybill:waybill $settings
 fi
 systemctl enable -q waybill
 systemctl restart waybill

@@ -94,6 +94,17 @@ async def test_an_admin_sets_a_team_up(server, tmp_path):
     status, out, err = await server.cli("repository", "add", "team/hello", str(folder))
     assert (status, err) == (0, "")
     assert out.startswith("team/hello is known with 1 branch.")
+    ssh = ["repository", "add", "team/other", "git@127.0.0.1:other.git", "--new-deploy-key"]
+    for more, told in (
+        (["--json"], "--json is for programs"),
+        (["--deploy-key", "key"], "Choose one of them."),
+        (["--known-hosts", str(folder / "waybill.yml")], "nobody is there to say so"),
+    ):
+        status, out, err = await server.cli(*ssh, *more)
+        assert (status, told in err) == (2, True), err
+    assert "ssh-ed25519 " in out
+    status, _, err = await server.cli("repository", "add", "team/other", str(folder), "--new-deploy-key")
+    assert (status, "is not reached by SSH" in err) == (2, True)
     words = ["--repository", "team/hello", "--branch", "main", "--host", "role=web"]
     status, out, _ = await server.cli("grant", "hello/production", *words)
     assert out.splitlines() == [

@@ -298,6 +298,18 @@ def test_the_doctors_find_nothing_but_the_missing_encryption(person: Person):
         assert "Nothing is wrong." in person.hosts[name].run(["waybill", "doctor"]).stdout
 
 
+def test_the_hosts_doctor_says_that_its_agent_does_not_run(person: Person):
+    host = person.hosts["web2"]
+    host.run(["systemctl", "stop", "waybill-agent"])
+    done = host.run(["waybill", "doctor"], check=False)
+    assert done.returncode == 1
+    assert "fault  agent: it does not run; what was live goes on serving." in done.stdout
+    fix = re.findall(r"^ +(systemctl enable [^;]*);", done.stdout, re.MULTILINE)[0]
+    host.run(["sh", "-c", fix])
+    host.run(["waybill", "doctor"])
+    assert person.versions() == ["1", "1"]
+
+
 def test_no_secret_is_in_the_journal_or_readable_by_others(person: Person):
     server = person.hosts["server"]
     journal = server.run(["journalctl", "--no-pager"]).stdout

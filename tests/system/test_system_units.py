@@ -92,7 +92,7 @@ def test_systemd_has_nothing_to_say_about_a_unit(host: Host):
 def test_systemd_has_nothing_to_say_about_the_units_of_the_package(host: Host):
     host.run(["ln", "-sf", "/opt/waybill/bin/waybill", "/usr/bin/waybill"])
     names = sorted(unit.name for unit in PACKAGED.glob("*.service"))
-    assert names == ["waybill-agent-boot.service", "waybill-agent.service"]
+    assert names == ["waybill-agent-boot.service", "waybill-agent.service", "waybill.service"]
     for name in names:
         host.write(f"/lib/systemd/system/{name}", (PACKAGED / name).read_text())
     done = host.run(["systemd-analyze", "verify", *names], check=False)

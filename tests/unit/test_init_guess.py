@@ -55,7 +55,7 @@ REPOSITORIES = [
         "python",
         "python3 -m pip install --target vendor .",
         ".",
-        ["sh", "-c", 'PYTHONPATH=vendor exec python3 -m uvicorn main:app --port "$PORT"'],
+        ["sh", "-c", 'PYTHONPATH=vendor exec python3 -m uvicorn main:app --host 0.0.0.0 --port "$PORT"'],
         "uvicorn serves main:app",
     ),
     (
@@ -112,7 +112,7 @@ REPOSITORIES = [
         "node",
         "sh -c npm install && npm run build",
         "dist",
-        ["sh", "-c", 'exec python3 -m http.server --bind 127.0.0.1 "$PORT"'],
+        ["sh", "-c", 'exec python3 -m http.server "$PORT"'],
         "web pages to dist/",
     ),
     ({"package.json": "[not json"}, "node", None, None, ["node", "server.js"], "server.js"),
@@ -145,7 +145,7 @@ REPOSITORIES = [
         "static",
         None,
         None,
-        ["sh", "-c", 'exec python3 -m http.server --bind 127.0.0.1 --directory public "$PORT"'],
+        ["sh", "-c", 'exec python3 -m http.server --directory public "$PORT"'],
         "pages in public",
     ),
     (

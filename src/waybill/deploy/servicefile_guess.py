@@ -119,7 +119,7 @@ def _python(tree: Tree) -> Guess | None:
 
 
 Start = tuple[str | tuple[str, ...], str]
-"""What follows ``python3``, and a sentence that tells it."""
+"""What follows ``python3``, and a sentence that tells it. It listens on all addresses: users are redirected to it."""
 
 
 def _django(tree: Tree, wanted: str) -> Iterator[Start]:
@@ -127,7 +127,7 @@ def _django(tree: Tree, wanted: str) -> Iterator[Start]:
     if "manage.py" in tree.files and wsgi and "gunicorn" in wanted:
         yield ("-m", "gunicorn", wsgi[0][:-3].replace("/", ".")), "It is a Django project, run by gunicorn."
     if "manage.py" in tree.files:
-        line = 'manage.py runserver --noreload "127.0.0.1:$PORT"'
+        line = 'manage.py runserver --noreload "0.0.0.0:$PORT"'
         yield line, "It is a Django project, run by its development server; add gunicorn for real users."
 
 
@@ -139,11 +139,11 @@ def _framework(tree: Tree, modules: list[str], wanted: str) -> Iterator[Start]:
             continue
         target = f"{file[:-3]}:{made[1]}"
         if made[2] != "Flask":
-            yield f'-m uvicorn {target} --port "$PORT"', f"uvicorn serves {target}."
+            yield f'-m uvicorn {target} --host 0.0.0.0 --port "$PORT"', f"uvicorn serves {target}."
         elif "gunicorn" in wanted:
             yield ("-m", "gunicorn", target), f"gunicorn serves {target}; it reads $PORT by itself."
         else:
-            yield f'-m flask --app {target} run --port "$PORT"', f"flask serves {target}."
+            yield f'-m flask --app {target} run --host 0.0.0.0 --port "$PORT"', f"flask serves {target}."
 
 
 def _module(tree: Tree, project: dict[str, Any], modules: list[str]) -> Iterator[Start]:
@@ -236,7 +236,7 @@ def _index(folder: str) -> str:
 def pages(folder: str) -> Guess:
     """Web pages in a folder of the release, served as they are."""
     where = "" if folder == "." else f" --directory {folder}"
-    line = f'exec python3 -m http.server --bind 127.0.0.1{where} "$PORT"'
+    line = f'exec python3 -m http.server{where} "$PORT"'
     note = f"The pages in {folder} are served as they are, by Python's own small server."
     return Guess(run=("sh", "-c", line), health="{path: /, within: 30s}", assumed=(note,))
 

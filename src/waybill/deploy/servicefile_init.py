@@ -88,7 +88,7 @@ def _fill(template: str, tree: Tree, found: Guess) -> Draft:
     assumed = (
         *found.assumed,
         f"Branch {tree.branch} deploys to production, on hosts labelled role: web.",
-        f"Users connect to port {found.port}; the service listens on $PORT.",
+        f"Users connect to port {found.port}; the service listens on $PORT of all addresses, which waybill shields.",
     )
     return Draft(template=template, service=service, branch=tree.branch, text=filled, assumed=assumed)
 
