@@ -318,6 +318,22 @@ def test_no_secret_is_in_the_journal_or_readable_by_others(person: Person):
     assert "first-admin-token" not in server.run(["ls", "/var/lib/waybill"]).stdout
 
 
+def test_installing_again_brings_it_up_to_date_and_no_service_notices(person: Person):
+    install = "/usr/src/waybill/packaging/install.sh"
+    agent = "systemctl show -P MainPID waybill-agent"
+    before = person.type("web1", agent)
+    serving = person.hosts["web1"].run(["pgrep", "-f", "app.py"]).stdout
+    person.type("web1", install)
+    assert person.type("web1", agent) != before
+    assert person.hosts["web1"].run(["pgrep", "-f", "app.py"]).stdout == serving
+    person.type("server", f"{install} server {person.hosts['server'].address}")
+    hosts = functools.partial(person.hosts["server"].run, ["waybill", "hosts", "--json"])
+    wait_for(lambda: all(host["connected"] for host in json.loads(hosts().stdout)), "the hosts to be back", 60)
+    person.change("2")
+    person.laptop("git commit -q -m third && git push -q")
+    person.await_version("2")
+
+
 def test_a_forge_with_another_host_key_is_not_believed(person: Person):
     person.forge.host.run(["sh", "-c", "rm /etc/ssh/ssh_host_*; ssh-keygen -A; systemctl restart ssh"])
     url = f"git@{person.forge.host.address}:team/hello.git"
