@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.need import missing
+from support.need import elsewhere
 from waybill.races.model import Report
 from waybill.races.scan import Scanner, Tape
 
@@ -42,7 +42,7 @@ def reports(*names):
 
 def need_folder():
     if not ROWS:
-        missing("the recordings of data races (WAYBILL_SHARED names the folder that holds data/race-logs)")
+        elsewhere("the recordings of data races (WAYBILL_SHARED names the folder that holds data/race-logs)")
 
 
 def test_the_recordings_are_there_or_it_is_said():

@@ -11,7 +11,7 @@ import uuid
 
 import pytest
 
-from support.need import missing
+from support.need import elsewhere
 from support.races import fake_forge
 from waybill.core.errors import NotFoundError, UnauthenticatedError, UnavailableError, WaybillError
 from waybill.core.plugins import Plugins
@@ -31,7 +31,7 @@ def tracker(request, forge):
     if request.param == "a real gitlab":
         names = ("GITLAB_URL", "GITLAB_PROJECT", "GITLAB_TOKEN")
         if not all(os.environ.get(name) for name in names):
-            missing("a real GitLab: " + ", ".join(names))
+            elsewhere("a real GitLab: " + ", ".join(names))
         url, project, token = (os.environ[name] for name in names)
         made = ADAPTERS["gitlab"](Place(url=url, project=project, token=token))
     else:
