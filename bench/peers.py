@@ -25,7 +25,8 @@ RESTART = """\
 cd "{folder}"
 if [ -f pid ]; then
   kill "$(cat pid)" 2>/dev/null
-  while kill -0 "$(cat pid)" 2>/dev/null; do sleep 0.01; done
+  # Ended is ended, also where the machine's first process is slow to collect it.
+  while grep -q '^State:.[^ZX]' "/proc/$(cat pid)/status" 2>/dev/null; do sleep 0.01; done
 fi
 cd "{folder}/current/"
 PORT={port} setsid /usr/bin/env python3 hello.py >>"{folder}/app.log" 2>&1 </dev/null &
