@@ -105,7 +105,7 @@ async def test_a_host_that_does_not_come_back_holds_nobody_up_and_catches_up_whe
 async def test_a_host_whose_network_is_cut_counts_as_away_though_it_never_said_good_bye(tmp_path: Path) -> None:
     nft = need_program("nft", "nftables")
     table = f"waybill_test_{os.getpid()}"
-    async with system(tmp_path, "web1", "web2", PATIENCE="2", DEAD_AFTER="5", HEARTBEAT="3") as s:
+    async with system(tmp_path, "web1", "web2", PATIENCE="2", DEAD_AFTER="5") as s:
         await s.deploy("1")
         cut = f"table inet {table} {{ chain c {{ type filter hook input priority 0; "
         for port in _ports(s.agents["web2"].pid):
@@ -123,6 +123,9 @@ async def test_a_host_whose_network_is_cut_counts_as_away_though_it_never_said_g
             assert "web2" in rollout["reason"] and "away" in rollout["reason"]
         finally:
             subprocess.run([nft, "delete", "table", "inet", table], check=True)
+        # It would notice by itself after three heartbeats of silence, a minute; a restart finds out at once.
+        await s.agents["web2"].kill()
+        await s.agents["web2"].start()
         await s.serves("2", ["web2"])
         await s.nobody_lost(users)
         s.started_once("1", "2")

@@ -2,7 +2,7 @@
 
 Every part is a process that a test may kill and start again on the same ports and folders. Only waits are shorter than
 in production: how long an agent pauses before it connects again, how often the server sweeps, and where a test says so
-how long a rollout waits for a host (``PATIENCE``), and how long either side takes silence (``DEAD_AFTER``, ``HEARTBEAT``).
+how long the server waits for a host (``PATIENCE``) and takes its silence (``DEAD_AFTER``).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ SERVE = (
     """\
 import os
 from waybill.deploy import rules
-from waybill.web import client_certificate, hub
-for module, name in ((rules, "PATIENCE"), (client_certificate, "DEAD_AFTER"), (hub, "HEARTBEAT")):
+from waybill.web import client_certificate
+for module, name in ((rules, "PATIENCE"), (client_certificate, "DEAD_AFTER")):
     setattr(module, name, int(os.environ.pop(name, getattr(module, name))))
 """
     + COMMAND
