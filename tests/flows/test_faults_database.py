@@ -100,32 +100,6 @@ async def test_an_older_database_is_outrun_not_obeyed(tmp_path: Path) -> None:
         s.started_once("1", "2", "3", "4", "5")
 
 
-async def test_a_push_that_an_older_database_numbers_too_low_is_told_again(tmp_path: Path) -> None:
-    async with system(tmp_path, "web1", WAYBILL_SWEEP="1") as s:
-        agent = s.agents["web1"]
-        await s.deploy("1")
-        _copy(s.data / "waybill.sqlite", tmp_path / "older")
-        for version in ("2", "3"):
-            await s.deploy(version)
-        users = s.users("3", "4")
-        await agent.kill()
-        await s.server.kill()
-        for file in s.data.glob("waybill.sqlite*"):
-            file.unlink()
-        shutil.copy(tmp_path / "older", s.data / "waybill.sqlite")
-        await s.start_server()
-        commit = s.commit("4")
-        await s.push()  # while no host has said yet how far it is
-        await s.until(
-            lambda: s.query(f"SELECT 1 FROM rollout WHERE \"commit\" = '{commit}' AND sequence > 0"), "no rollout"
-        )
-        await agent.start()
-        await s.serves("4")
-        await s.ended(commit)
-        await s.nobody_lost(users)
-        s.started_once("1", "2", "3", "4")
-
-
 async def _told(s: System, agent: Agent, words: str) -> str:
     """What ``waybill agent status`` says, once these words are among it."""
     said = await s.waybill("agent", "status", "--state", str(agent.home.root))
