@@ -67,6 +67,7 @@ def db(database_url, tmp_path):
     opened.close()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Tests that share this machine's network or browser stay together on one worker."""
     for item in items:
