@@ -114,7 +114,8 @@ def test_a_colleague_with_the_key_unlocks_edits_and_the_diff_is_small(ann, ben):
     ben.plain.write_text(ben.plain.read_text().replace("8080", "9090"))
     ben.does("lock", "production")
     added = [line for line in ben.git("diff", "-U0").splitlines() if line.startswith("+") and line[1] != "+"]
-    assert [line[1:].split(":")[0].strip() for line in added] == ["PORT", "lastmodified", "mac"]
+    names = [line[1:].split(":")[0].strip() for line in added]
+    assert [name for name in names if name != "lastmodified"] == ["PORT", "mac"]  # both locks may fall in one second
 
 
 def test_without_the_key_nothing_opens_and_the_sentence_says_what_to_do(ann, ben):
