@@ -72,5 +72,5 @@ def pytest_collection_modifyitems(items):
     """Tests that share this machine's network or browser stay together on one worker."""
     for item in items:
         for name in ("system", "browser"):
-            if item.get_closest_marker(name):
+            if item.path.parent.name == name:
                 item.add_marker(pytest.mark.xdist_group(name))
